@@ -1,0 +1,222 @@
+"""What happens while the trainer works: progress, curves, saves, an early stop.
+
+An action is called with a `Progress` every few steps and at the end of each epoch.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+import tensorflow as tf
+from tqdm import tqdm
+
+from mnist_tf.trainer import Progress, best_epoch
+
+
+class ShowProgress:
+    """Shows how the run goes: a bar on a terminal, else a line now and then.
+
+    Args:
+      done: steps made before this process took over.
+      stream: where to; standard error unless given.
+      seconds: least time between two lines within an epoch.
+    """
+
+    def __init__(
+        self, done: int = 0, stream: TextIO | None = None, seconds: float = 10.0
+    ) -> None:
+        self.done = done
+        self.stream = stream or sys.stderr
+        self.seconds = seconds
+        self.bar: tqdm | None = None
+        self.started = self.shown = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        if self.stream.isatty():
+            self._draw(progress)
+        elif progress.epoch_done or time.monotonic() - self.shown >= self.seconds:
+            self.shown = time.monotonic()
+            left = _clock(self._seconds_left(progress))
+            print(f"{describe(progress)}  left {left}", file=self.stream, flush=True)
+
+    def _draw(self, progress: Progress) -> None:
+        if self.bar is None:
+            self.bar = tqdm(
+                total=progress.steps,
+                initial=self.done,
+                unit="step",
+                file=self.stream,
+                dynamic_ncols=True,
+                bar_format="{percentage:3.0f}%|{bar:20}| {desc}  left {remaining}",
+            )
+        self.bar.n = progress.step
+        self.bar.set_description_str(describe(progress))
+        if progress.epoch_done:
+            self.bar.write(describe(progress), file=self.stream)
+        if progress.step == progress.steps:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the bar, so that what is printed next starts on a line of its own."""
+        if self.bar is not None:
+            self.bar.leave = False
+            self.bar.close()
+            self.bar = None
+
+    def _seconds_left(self, progress: Progress) -> float:
+        elapsed = time.monotonic() - self.started
+        made = max(progress.step - self.done, 1)
+        return elapsed * (progress.steps - progress.step) / made
+
+
+def describe(progress: Progress) -> str:
+    """One line on where the run stands.
+
+    >>> describe(Progress(5, 10, 1, 2, False, {"loss": 0.5, "accuracy": 0.25,
+    ...                                        "images_per_second": 7000.0}))
+    'epoch 1/2  step 5/10  loss 0.5000  accuracy 25.00 %  7,000 images/s'
+    """
+    figures = progress.figures
+    text = (
+        f"epoch {progress.epoch}/{progress.epochs}  "
+        f"step {progress.step}/{progress.steps}  loss {figures['loss']:.4f}  "
+        f"accuracy {figures['accuracy']:.2%}  "
+        f"{figures['images_per_second']:,.0f} images/s"
+    )
+    if "validation_loss" in figures:
+        text += (
+            f"  validation loss {figures['validation_loss']:.4f}  "
+            f"accuracy {figures['validation_accuracy']:.2%}"
+        )
+    return text.replace("%", " %")
+
+
+class WriteCurves:
+    """Writes what TensorBoard shows, in `<folder>/train` and `<folder>/validation`.
+
+    Args:
+      folder: of this run; made if it is not there.
+      settings: shown as a table under Text.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.train = tf.summary.create_file_writer(str(folder / "train"))
+        self.validation: tf.summary.SummaryWriter | None = None
+        rows = [f"| {key} | {value} |" for key, value in settings.items()]
+        table = "\n".join(["| setting | value |", "|---|---|", *rows])
+        with self.train.as_default():
+            tf.summary.text("settings", table, step=0)
+
+    def __call__(self, progress: Progress) -> None:
+        with self.train.as_default(progress.step):
+            for name in ("loss", "accuracy", "learning_rate", "images_per_second"):
+                tf.summary.scalar(name, progress.figures[name])
+        if "validation_loss" in progress.figures:
+            if self.validation is None:
+                path = str(self.folder / "validation")
+                self.validation = tf.summary.create_file_writer(path)
+            with self.validation.as_default(progress.step):
+                for name in ("loss", "accuracy"):
+                    tf.summary.scalar(name, progress.figures[f"validation_{name}"])
+            self.validation.flush()
+        self.train.flush()
+
+
+class SaveState:
+    """Saves at the end of each epoch and, if asked, every so many steps or seconds.
+
+    Args:
+      save: does it.
+      every: steps; 0 for none.
+      every_seconds: seconds; 0 for none.
+    """
+
+    def __init__(
+        self, save: Callable[[], None], every: int = 0, every_seconds: float = 0.0
+    ) -> None:
+        self.save = save
+        self.every = every
+        self.every_seconds = every_seconds
+        self.step: int | None = None
+        self.saved = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        if self.step is None:
+            self.step = progress.step
+        steps = self.every and progress.step // self.every > self.step // self.every
+        elapsed = time.monotonic() - self.saved
+        if (
+            progress.epoch_done
+            or steps
+            or (self.every_seconds and elapsed >= self.every_seconds)
+        ):
+            self.save()
+            self.saved = time.monotonic()
+        self.step = progress.step
+
+
+class EarlyStopping:
+    """Stops the run when the validation accuracy has not risen for some epochs.
+
+    Args:
+      stop: called with the reason.
+      history: the trainer's record of each epoch.
+      patience: epochs to wait for something better.
+    """
+
+    def __init__(
+        self, stop: Callable[[str], None], history: Callable[[], Sequence], patience: int
+    ) -> None:
+        self.stop = stop
+        self.history = history
+        self.patience = patience
+
+    def __call__(self, progress: Progress) -> None:
+        if not progress.epoch_done:
+            return
+        best = best_epoch(self.history())
+        if progress.epoch - best >= self.patience:
+            self.stop(f"no better than epoch {best} for {self.patience} epochs")
+
+
+class StopOnSignal:
+    """While entered, SIGINT and SIGTERM ask for an end; a second one ends at once.
+
+    Args:
+      stop: called with the signal's name, from the signal handler.
+
+    Attributes:
+      signum: the signal that came; 0 if none.
+    """
+
+    def __init__(self, stop: Callable[[str], None]) -> None:
+        self.stop = stop
+        self.signum = 0
+
+    def __enter__(self) -> "StopOnSignal":
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self.before[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self.before.items():
+            signal.signal(signum, handler)
+
+    def _handle(self, signum: int, _: FrameType | None) -> None:
+        if self.signum:
+            os._exit(128 + signum)
+        self.signum = signum
+        self.stop(signal.Signals(signum).name)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

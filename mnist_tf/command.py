@@ -1,0 +1,170 @@
+"""What the commands share: flags, --help, one-line errors and exit codes."""
+
+import dataclasses
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+from absl import flags
+
+from mnist_tf.config import SETTINGS
+from mnist_tf.errors import Interrupted, UserError, unknown_name
+
+Values = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """One flag of a command.
+
+    Attributes:
+      default: what holds where it is not given.
+      help: what it does, for --help.
+      group: the heading it stands under in --help.
+      switch: --name and --noname, without a value.
+      many: may be given several times; all that is no flag counts as its value too.
+    """
+
+    default: Any
+    help: str
+    group: str = "Flags"
+    switch: bool = False
+    many: bool = False
+
+
+_COMMON = {
+    "flagfile": Flag("", "File of flags, one a line; give it first.", "Everywhere"),
+    "debug": Flag(False, "Shows the traceback of an error.", "Everywhere", switch=True),
+    "help": Flag(False, "Shows this.", "Everywhere", switch=True),
+}
+
+
+def config_flags() -> dict[str, Flag]:
+    """The settings of `Config` as flags."""
+    return {
+        name: Flag(
+            field.default,
+            field.metadata["help"],
+            field.metadata["group"],
+            switch=field.type is bool,
+        )
+        for name, field in SETTINGS.items()
+    }
+
+
+def parse(
+    argv: Sequence[str],
+    known: Mapping[str, Flag],
+    about: str,
+    convert: Callable[[Values], T],
+) -> T:
+    """Reads a command line.
+
+    Args:
+      argv: the program's name, then its arguments.
+      known: the flags by name.
+      about: what the command does, for --help.
+      convert: makes what the command needs of the values that were given, by name.
+
+    Returns:
+      What `convert` returns. --help prints and exits instead.
+
+    Raises:
+      UserError: lists the flags that do not exist and what `convert` objects to.
+    """
+    every = {**known, **_COMMON}
+    parser = flags.FlagValues()
+    parser.set_gnu_getopt(True)  # flags may follow what is no flag
+    for name, flag in every.items():
+        if name == "flagfile":
+            define: Callable = flags.DEFINE_string
+        elif flag.switch:
+            define = flags.DEFINE_boolean
+        else:
+            define = flags.DEFINE_multi_string if flag.many else flags.DEFINE_string
+        define(name, None, flag.help, flag_values=parser)
+    try:
+        rest = parser(argv, known_only=True)[1:]
+    except (flags.Error, ValueError) as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    if parser["help"].value:
+        print(_help(about, every))
+        sys.exit(0)
+    values = {
+        name: parser[name].value for name in known if parser[name].value is not None
+    }
+    problems = []
+    more = next((name for name, flag in known.items() if flag.many), None)
+    for argument in rest:
+        if argument.startswith("-") and argument != "-":
+            name = argument.lstrip("-").partition("=")[0]
+            problem = unknown_name("flag", name, every)
+            problems.append(f"{problem.partition('; choose')[0]}; see --help")
+        elif more:
+            values[more] = [*values.get(more, []), argument]
+        else:
+            problems.append(f"got {argument!r}, which is no flag; write --name=value")
+    try:
+        converted = convert(values)
+    except UserError as error:
+        raise UserError("; ".join([*problems, str(error)])) from error
+    if problems:
+        raise UserError("; ".join(problems))
+    return converted
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+    """Calls `main` with the command line and exits as the contract says.
+
+    0: done, or what `main` returns. 1: an error, told in one line. 128 more than the
+    signal after SIGINT or SIGTERM.
+    """
+    try:
+        code = main(sys.argv) or 0
+        sys.stdout.flush()
+    except UserError as error:
+        _show_traceback_if_asked()
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = 1
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        code = 128 + error.signum
+    except KeyboardInterrupt:
+        print("SIGINT: nothing to save yet", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        # A disk that is full or read-only, say, at any write below.
+        _show_traceback_if_asked()
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    sys.exit(code)
+
+
+def _show_traceback_if_asked() -> None:
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+
+
+def _help(about: str, known: Mapping[str, Flag]) -> str:
+    lines = [about.strip()]
+    group = ""
+    for name, flag in known.items():
+        if flag.group != group:
+            group = flag.group
+            lines += ["", f"{group}:"]
+        shown = flag.default
+        if isinstance(shown, tuple):
+            shown = ",".join(map(str, shown))
+        lines.append(f"  --[no]{name}" if flag.switch else f"  --{name}={shown}")
+        lines += textwrap.wrap(
+            flag.help, 84, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    return "\n".join(lines)

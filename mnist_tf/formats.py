@@ -1,0 +1,197 @@
+"""Readers of npy, npz and IDX files that trust no header.
+
+What a header claims is compared with what the file can hold before any memory is taken
+for it, objects are never unpickled, and whatever is wrong becomes a `UserError` that
+names the file.
+"""
+
+import contextlib
+import gzip
+import math
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from mnist_tf.errors import UserError
+
+MAX_BYTES = 2**30  # 1.3 million images of 28x28; more does not fit a laptop's memory
+
+# Deflate cannot shrink anything further (https://zlib.net/zlib_tech.html).
+_MAX_DEFLATE_RATIO = 1032
+
+# What NumPy, zipfile, gzip and zlib raise on damaged input.
+_DAMAGE = (
+    EOFError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    NotImplementedError,
+    RuntimeError,
+    KeyError,
+    SyntaxError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    OSError,
+)
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Opens a file for reading; what prevents it is a `UserError`."""
+    try:
+        file = open(path, "rb")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: is a folder; give a file") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason})") from error
+    with file:
+        yield file
+
+
+def read_npy(file: BinaryIO, size: int, name: str) -> np.ndarray:
+    """Reads an array of numbers in NumPy's npy format.
+
+    Args:
+      file: positioned at the magic bytes.
+      size: bytes from there to the end.
+      name: what errors call the file.
+
+    Returns:
+      An array of bool, int, uint or float in native byte order.
+
+    Raises:
+      UserError: damaged, another kind of array, or not the size that its header claims.
+    """
+    start = file.tell()
+    try:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            header = np.lib.format.read_array_header_1_0(file)
+        elif version == (2, 0):
+            header = np.lib.format.read_array_header_2_0(file)
+        else:
+            raise ValueError(f"npy version {version[0]}.{version[1]}")
+        shape, fortran_order, dtype = header
+    except _DAMAGE as error:
+        raise UserError(f"{name}: damaged npy header ({_brief(error)})") from error
+    if dtype.kind not in "buif" or min(shape, default=0) < 0:
+        raise UserError(
+            f"{name}: holds {dtype} of shape {shape}; save an array of plain numbers"
+        )
+    held = size - (file.tell() - start)
+    data = _read_exactly(file, math.prod(shape) * dtype.itemsize, held, name)
+    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def read_npz(file: BinaryIO, name: str) -> dict[str, np.ndarray]:
+    """Reads all arrays of NumPy's npz format, by name.
+
+    Raises:
+      UserError: damaged, or any array is not what `read_npy` accepts.
+    """
+    arrays = {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for info in archive.infolist():
+                inner = f"{name}:{info.filename}"
+                _check_ratio(info.file_size, info.compress_size, inner)
+                with archive.open(info) as member:
+                    key = info.filename.removesuffix(".npy")
+                    arrays[key] = read_npy(member, info.file_size, inner)
+    except UserError:
+        raise
+    except _DAMAGE as error:
+        raise UserError(f"{name}: damaged npz ({_brief(error)})") from error
+    return arrays
+
+
+def read_idx(path: str | os.PathLike) -> np.ndarray:
+    """Reads a file in MNIST's IDX format, gzipped or not.
+
+    The format is described at http://yann.lecun.com/exdb/mnist/: two zero bytes, the
+    type (8 for unsigned bytes, the only one read here), the number of dimensions,
+    then their sizes as big-endian 32-bit integers, then the values.
+
+    Returns:
+      A uint8 array.
+
+    Raises:
+      UserError: missing, damaged, or not the size that its header claims.
+    """
+    name = str(path)
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        gzipped = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
+        try:
+            if not gzipped:
+                return _read_idx(file, size, name)
+            with gzip.open(file) as stream:
+                return _read_idx(stream, size * _MAX_DEFLATE_RATIO, name, exact=False)
+        except UserError:
+            raise
+        except _DAMAGE as error:
+            raise UserError(f"{name}: damaged ({_brief(error)})") from error
+
+
+def _read_idx(file: BinaryIO, size: int, name: str, exact: bool = True) -> np.ndarray:
+    head = file.read(4)
+    if len(head) < 4 or head[:3] != b"\0\0\x08" or not 1 <= head[3] <= 3:
+        raise UserError(
+            f"{name}: starts with {head.hex() or 'nothing'}, so it is no IDX file of "
+            "unsigned bytes"
+        )
+    sizes = file.read(4 * head[3])
+    shape = struct.unpack(f">{head[3]}I", sizes)
+    held = size - 4 - len(sizes)
+    data = _read_exactly(file, math.prod(shape), held, name, exact)
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _read_exactly(
+    file: BinaryIO, claimed: int, held: int, name: str, exact: bool = True
+) -> bytes:
+    """Reads the rest of a file that claims to be `claimed` bytes.
+
+    `held` is how many there are or, unless `exact`, how many there can be at the most.
+    """
+    if claimed > MAX_BYTES:
+        raise UserError(
+            f"{name}: claims to hold {claimed:,} bytes; the most is {MAX_BYTES:,}"
+        )
+    disagree = f"{name}: its header claims {claimed:,} bytes of data, but it holds"
+    if claimed > held or (exact and claimed < held):
+        raise UserError(f"{disagree} {held:,}; get or save it again")
+    try:
+        data = file.read(claimed)
+        surplus = file.read(1)
+    except _DAMAGE as error:
+        raise UserError(f"{name}: damaged ({_brief(error)})") from error
+    if len(data) < claimed or surplus:
+        raise UserError(
+            f"{disagree} {'more' if surplus else f'{len(data):,}'}; get or save it again"
+        )
+    return data
+
+
+def _check_ratio(size: int, compressed: int, name: str) -> None:
+    if size > MAX_BYTES or size > compressed * _MAX_DEFLATE_RATIO + 1024:
+        raise UserError(
+            f"{name}: claims to unpack {compressed:,} bytes to {size:,}; the most is "
+            f"{MAX_BYTES:,}"
+        )
+
+
+def _brief(error: BaseException) -> str:
+    return str(error).split("\n")[0][:100] or type(error).__name__

@@ -1,0 +1,96 @@
+"""Optimizers by name, and the learning rate over a run."""
+
+import keras
+import tensorflow as tf
+
+
+class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that rises linearly to its peak, then follows a decay to zero.
+
+    Args:
+      peak: the highest learning rate.
+      steps: length of the run in steps; the rate is 0 once it is over.
+      warmup: share of the run spent rising, in [0, 1).
+      decay: "constant", "linear" or "cosine" (half a cosine wave, Loshchilov and
+        Hutter, 2017, arXiv:1608.03983).
+    """
+
+    def __init__(self, peak: float, steps: int, warmup: float, decay: str) -> None:
+        self.peak = peak
+        self.steps = steps
+        self.warmup = warmup
+        self.decay = decay
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the learning rate, a float32 scalar, of the 0-based `step`."""
+        # A step's rate is the schedule's value at its middle, so that neither the
+        # first nor the last step is lost on a rate of 0.
+        done = (tf.cast(step, tf.float32) + 0.5) / self.steps
+        left = tf.clip_by_value((1.0 - done) / (1.0 - self.warmup), 0.0, 1.0)
+        if self.decay == "linear":
+            rate = left
+        elif self.decay == "cosine":
+            rate = 0.5 - 0.5 * tf.cos(3.141592653589793 * left)
+        else:
+            rate = tf.ones_like(left)
+        if self.warmup:
+            rate = tf.where(done < self.warmup, done / self.warmup, rate)
+        return self.peak * rate
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments, as Keras asks of a schedule."""
+        return {
+            "peak": self.peak,
+            "steps": self.steps,
+            "warmup": self.warmup,
+            "decay": self.decay,
+        }
+
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+
+
+def build_optimizer(
+    name: str,
+    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+    *,
+    momentum: float = 0.9,
+    beta_2: float = 0.999,
+    weight_decay: float = 0.0,
+    gradient_clip: float = 0.0,
+    ema_decay: float = 0.0,
+) -> keras.optimizers.Optimizer:
+    """Makes the Keras optimizer called `name`.
+
+    Args:
+      name: one of `OPTIMIZERS`; "sgd" has Nesterov momentum.
+      learning_rate: a number or a schedule.
+      momentum: share of the last update that goes on; Adam's beta 1.
+      beta_2: share of the old mean of squared gradients kept (Adam only).
+      weight_decay: decoupled decay of kernels (AdamW, arXiv:1711.05101; not "adam").
+      gradient_clip: longest global norm of the gradients; 0 leaves them as they are.
+      ema_decay: share of the old average of the weights kept at each step; 0 averages
+        nothing.
+    """
+    common = {
+        "learning_rate": learning_rate,
+        "global_clipnorm": gradient_clip or None,
+        "use_ema": ema_decay > 0,
+        "ema_momentum": ema_decay or 0.99,
+    }
+    if name == "adam":
+        return keras.optimizers.Adam(beta_1=momentum, beta_2=beta_2, **common)
+    if name == "sgd":
+        optimizer = keras.optimizers.SGD(
+            momentum=momentum,
+            nesterov=momentum > 0,
+            weight_decay=weight_decay or None,
+            **common,
+        )
+    else:
+        optimizer = keras.optimizers.AdamW(
+            beta_1=momentum, beta_2=beta_2, weight_decay=weight_decay, **common
+        )
+    # Biases and the scales of the normalisation have no reason to be small.
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer

@@ -1,0 +1,93 @@
+"""Predictions as text: a table, JSON or CSV, one line a picture."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TextIO
+
+from mnist_tf.errors import UserError
+from mnist_tf.predictor import Prediction
+
+Row = tuple[str, int, Prediction]
+
+
+def table(rows: Iterable[Row], top_k: int) -> Iterator[str]:
+    """Columns for the eye."""
+    yield f"{'source':<24} {'index':>5}  {'label':<12} probability"
+    for source, index, prediction in rows:
+        label = prediction.reason if prediction.label is None else prediction.label
+        text = "" if prediction.probability is None else f"{prediction.probability:.4f}"
+        line = f"{source:<24} {index:>5}  {label:<12} {text}"
+        if top_k > 1:
+            line += "".join(f"   {name} {value:.4f}" for name, value in prediction.top[1:])
+        yield line.rstrip()
+
+
+def as_json(rows: Iterable[Row], top_k: int) -> Iterator[str]:
+    """One JSON array, an object a line."""
+    yield "["
+    before = ""
+    for source, index, prediction in rows:
+        if before:
+            yield f"{before},"
+        fields: dict = {
+            "source": source,
+            "index": index,
+            "label": prediction.label,
+            "probability": prediction.probability,
+        }
+        if top_k > 1:
+            fields["top"] = [
+                {"label": label, "probability": value} for label, value in prediction.top
+            ]
+        if prediction.reason:
+            fields["reason"] = prediction.reason
+        before = json.dumps(fields, ensure_ascii=False)
+    if before:
+        yield before
+    yield "]"
+
+
+def as_csv(rows: Iterable[Row], top_k: int) -> Iterator[str]:
+    """Comma-separated values with a header; top_k pairs of label and probability."""
+    names = ["label", "probability"]
+    for place in range(2, top_k + 1):
+        names += [f"label_{place}", f"probability_{place}"]
+    yield _csv_line(["source", "index", *names])
+    for source, index, prediction in rows:
+        cells = [cell for pair in prediction.top for cell in pair]
+        cells += [""] * (len(names) - len(cells))
+        yield _csv_line([source, index, *cells])
+
+
+FORMATS: dict[str, Callable[[Iterable[Row], int], Iterator[str]]] = {
+    "table": table,
+    "json": as_json,
+    "csv": as_csv,
+}
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[TextIO]:
+    """Opens a file that gets its name, and replaces another, only once it is whole."""
+    writing = f"{path}.{os.getpid()}.tmp"
+    try:
+        file = open(writing, "w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"output: {path}: {error.strerror}") from error
+    try:
+        with file:
+            yield file
+        os.replace(writing, path)
+    except BaseException:
+        os.unlink(writing)
+        raise
+
+
+def _csv_line(cells: list) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(cells)
+    return buffer.getvalue()

@@ -1,0 +1,140 @@
+"""Images -> predictions, from a model directory alone.
+
+    predictor = Predictor("out")
+    for prediction in predictor.predict(images):  # uint8 [n, 28, 28]
+        print(prediction.label, prediction.probability)
+
+The answers come from LiteRT, which starts in a tenth of a second; TensorFlow is
+imported only when it is asked for.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from mnist_tf import artifact, quiet
+from mnist_tf.errors import UserError
+
+RUNTIMES = ("auto", "litert", "tensorflow")
+
+_BATCH = 256  # images a call; more are no faster and need more memory
+
+Probabilities = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image.
+
+    Attributes:
+      label: the name of the most probable class; None if the image is blank.
+      probability: of that class, 0..1; None likewise.
+      top: (label, probability) of the most probable classes, best first.
+      reason: why there is no label; "" if there is one.
+    """
+
+    label: str | None
+    probability: float | None
+    top: tuple[tuple[str, float], ...] = ()
+    reason: str = ""
+
+
+class Predictor:
+    """The model of a model directory, ready to answer.
+
+    Args:
+      model_dir: what training wrote.
+      runtime: "litert", "tensorflow", or "auto" for LiteRT where it is installed.
+
+    Raises:
+      UserError: there is no model, its parts do not belong together, or the runtime
+        is unknown or not installed.
+    """
+
+    def __init__(self, model_dir: str | os.PathLike, runtime: str = "auto") -> None:
+        if runtime not in RUNTIMES:
+            raise UserError(
+                f"runtime: got {runtime!r}; choose from {', '.join(RUNTIMES)}"
+            )
+        self.artifact = artifact.read(model_dir)
+        self.labels = self.artifact.labels
+        self.image_shape = self.artifact.image_shape
+        load = _tensorflow if runtime == "tensorflow" else _litert
+        try:
+            self._probabilities = load(self.artifact)
+        except ModuleNotFoundError as error:
+            if runtime != "auto":
+                raise UserError(f"runtime: {runtime} is not installed") from error
+            self._probabilities = _tensorflow(self.artifact)
+        blank = np.zeros((1, *self.image_shape), np.uint8)
+        classes = self._probabilities(blank).shape[-1]
+        if classes != len(self.labels):
+            raise UserError(
+                f"{Path(model_dir)}: config.json names {len(self.labels)} labels, the "
+                f"model answers {classes}; train again"
+            )
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """The probability of each class for each image.
+
+        Args:
+          images: uint8 [n, H, W].
+
+        Returns:
+          float32 [n, C]; each row adds up to 1.
+        """
+        parts = [
+            self._probabilities(images[start : start + _BATCH])
+            for start in range(0, len(images), _BATCH)
+        ]
+        return np.concatenate(parts)
+
+    def predict(self, images: np.ndarray, top_k: int = 1) -> list[Prediction]:
+        """One prediction an image; a blank image has no label.
+
+        Args:
+          images: uint8 [n, H, W].
+          top_k: how many of the most probable classes `Prediction.top` holds.
+        """
+        predictions = []
+        for image, row in zip(images, self.probabilities(images), strict=True):
+            if image.min() == image.max():
+                predictions.append(Prediction(None, None, reason="blank picture"))
+                continue
+            best = np.argsort(-row, kind="stable")[:top_k]
+            top = tuple((self.labels[index], float(row[index])) for index in best)
+            predictions.append(Prediction(*top[0], top))
+        return predictions
+
+
+def _litert(model: artifact.Artifact) -> Probabilities:
+    from ai_edge_litert.interpreter import Interpreter
+
+    content = model.tflite()
+    try:
+        interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
+        serve = interpreter.get_signature_runner("serve")
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{model.path}: LiteRT cannot load it ({error})") from error
+    return lambda images: serve(images=images)["probabilities"]
+
+
+def _tensorflow(model: artifact.Artifact) -> Probabilities:
+    with quiet.import_noise_hidden():
+        import tensorflow as tf
+
+    folder = model.saved_model()
+    try:
+        loaded = tf.saved_model.load(str(folder))
+        serve = loaded.signatures["serve"]
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        raise UserError(f"{folder}: TensorFlow cannot load it ({error})") from error
+
+    def probabilities(images: np.ndarray) -> np.ndarray:
+        return serve(images=tf.constant(images))["probabilities"].numpy()
+
+    probabilities.model = loaded  # type: ignore[attr-defined]  # else it is collected
+    return probabilities

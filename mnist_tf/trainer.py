@@ -1,0 +1,312 @@
+"""The training loop, and nothing but the loop.
+
+The trainer changes weights and counts; it prints nothing and opens no file. What
+should happen along the way is handed to it as actions (see `mnist_tf.actions`):
+
+    trainer = Trainer(model=model, optimizer=optimizer, loss=cross_entropy)
+    trainer.fit(batches, epochs=3, steps_per_epoch=400, validation=held_out)
+    print(trainer.evaluate(test_batches))
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mnist_tf.errors import UserError
+
+Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+      step: steps made so far; `steps` of them make the run.
+      epoch: the 1-based epoch of that step; `epochs` of them make the run.
+      epoch_done: whether that step was the last of its epoch.
+      figures: what was measured: `loss`, `accuracy` (means over the epoch so far),
+        `learning_rate`, `images_per_second`, and, when the epoch is done,
+        `validation_loss` and `validation_accuracy`.
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    epoch_done: bool
+    figures: Mapping[str, float]
+
+
+Action = Callable[[Progress], None]
+
+
+def cross_entropy(
+    labels: tf.Tensor, logits: tf.Tensor, label_smoothing: float = 0.0
+) -> tf.Tensor:
+    """Cross-entropy of each sample, in nats.
+
+    Args:
+      labels: integers [B].
+      logits: float [B, C].
+      label_smoothing: share of the target spread evenly over all classes (Szegedy et
+        al., 2016, arXiv:1512.00567).
+
+    Returns:
+      float32 [B].
+    """
+    classes = logits.shape[-1]
+    targets = tf.one_hot(
+        labels,
+        classes,
+        on_value=1.0 - label_smoothing * (classes - 1) / classes,
+        off_value=label_smoothing / classes,
+    )
+    return tf.nn.softmax_cross_entropy_with_logits(targets, tf.cast(logits, tf.float32))
+
+
+class Trainer:
+    """Trains a Keras model by our own loop, several steps in one graph call.
+
+    Args:
+      model: maps (images, training=...) to logits; built, under the strategy's scope.
+      optimizer: a Keras optimizer, made under the same scope. If it averages the
+        weights (`use_ema`), the averages are what is evaluated and kept.
+      loss: maps (labels, logits) to the loss of each sample, [B].
+      evaluation_loss: the same for `evaluate`; `loss` unless given.
+      strategy: the `tf.distribute` strategy that model and optimizer were made under;
+        the one in force, which by default is a single device, unless given.
+      select: "last" to end with the weights of the last step, "best" with those of the
+        epoch with the highest validation accuracy (the lowest loss among equals).
+      steps_per_call: steps between two looks at the loss, at actions and at `stop`.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        loss: Loss,
+        evaluation_loss: Loss | None = None,
+        strategy: tf.distribute.Strategy | None = None,
+        select: str = "last",
+        steps_per_call: int = 50,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.loss = loss
+        self.evaluation_loss = evaluation_loss or loss
+        self.strategy = strategy or tf.distribute.get_strategy()
+        self.select = select
+        self.steps_per_call = steps_per_call
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self.best_weights: list[np.ndarray] | None = None
+        self.stopped = ""
+        self.seconds = {"trace": 0.0, "train": 0.0, "evaluate": 0.0}
+        with self.strategy.scope():
+            optimizer.build(model.trainable_variables)
+            # Sums over the epoch so far: loss, right answers, samples.
+            self.sums = tf.Variable(
+                tf.zeros([3], tf.float64),
+                trainable=False,
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.SUM,
+            )
+
+    def fit(
+        self,
+        batches: tf.data.Dataset,
+        *,
+        epochs: int,
+        steps_per_epoch: int,
+        validation: Iterable | None = None,
+        actions: Sequence[Action] = (),
+    ) -> None:
+        """Trains until `epochs` are done or `stop` is called, from `step` on.
+
+        Args:
+          batches: (images, labels) for each step from `step` to the last.
+          epochs: how many epochs make the run, the ones already done included.
+          steps_per_epoch: steps in each.
+          validation: batches to evaluate at the end of each epoch.
+          actions: called in this order after every few steps (`steps_per_call` at the
+            most) and at the end of each epoch.
+
+        Raises:
+          UserError: the loss is not a finite number any more.
+        """
+        clock = time.perf_counter()
+        iterator = iter(batches)
+        self._train_steps(iterator, tf.constant(0))  # traces without making a step
+        self.seconds["trace"] += time.perf_counter() - clock
+        steps = epochs * steps_per_epoch
+        while self.step < steps and not self.stopped:
+            in_epoch = steps_per_epoch - self.step % steps_per_epoch
+            figures = self._timed_steps(iterator, min(self.steps_per_call, in_epoch))
+            epoch_done = self.step % steps_per_epoch == 0
+            epoch = -(-self.step // steps_per_epoch)
+            if epoch_done:
+                figures |= self._end_epoch(epoch, figures, validation)
+            progress = Progress(self.step, steps, epoch, epochs, epoch_done, figures)
+            for action in actions:
+                action(progress)
+
+    def stop(self, reason: str) -> None:
+        """Asks the loop to end before the next call; `stopped` keeps the reason."""
+        self.stopped = reason
+
+    def evaluate(self, batches: Iterable) -> dict[str, float]:
+        """Loss and accuracy, exact over every sample of (images, labels) batches."""
+        clock = time.perf_counter()
+        kept = self.sums.numpy()
+        self.sums.assign(np.zeros(3))
+        for batch in batches:
+            self._evaluate_batch(batch)
+        figures = self._means()
+        self.sums.assign(kept)
+        self.seconds["evaluate"] += time.perf_counter() - clock
+        return figures
+
+    def finish(self) -> None:
+        """Leaves the weights in the model that the run ends with, as `select` says."""
+        if self.select == "best" and self.best_weights is not None:
+            self.model.set_weights(self.best_weights)
+        else:
+            self._use_averages()
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """All that a run needs to go on exactly: arrays by name, and a JSON record."""
+        arrays = {name: np.asarray(value) for name, value in self._variables().items()}
+        arrays["sums"] = self.sums.numpy()
+        for index, weights in enumerate(self.best_weights or []):
+            arrays[f"best/{index}"] = weights
+        record = {"step": self.step, "history": self.history, "seconds": self.seconds}
+        return arrays, record
+
+    def restore(self, arrays: Mapping[str, np.ndarray], record: Mapping) -> None:
+        """Goes back to a `state`.
+
+        Raises:
+          UserError: it belongs to a model or an optimizer of another shape.
+        """
+        variables = self._variables()
+        best = [name for name in arrays if name.startswith("best/")]
+        shapes = {name: tuple(value.shape) for name, value in variables.items()}
+        saved = {name: arrays[name].shape for name in arrays if name not in best}
+        saved.pop("sums", None)
+        if saved != shapes:
+            odd = sorted(dict(saved.items() ^ shapes.items()))
+            raise UserError(f"resume: saved with another model; {odd[0]} differs")
+        for name, variable in variables.items():
+            variable.assign(arrays[name])
+        self.sums.assign(arrays["sums"])
+        self.best_weights = [arrays[f"best/{i}"] for i in range(len(best))] or None
+        self.step = record["step"]
+        self.history = list(record["history"])
+        self.seconds = dict(record["seconds"])
+
+    def _variables(self) -> dict[str, keras.Variable]:
+        # `model.variables` has what layers keep in lists, and the seeds of dropout.
+        named = {"model": self.model.variables, "optimizer": self.optimizer.variables}
+        return {
+            f"{part}/{index}/{variable.path}": variable
+            for part, variables in named.items()
+            for index, variable in enumerate(variables)
+        }
+
+    def _timed_steps(self, iterator: tf.data.Iterator, steps: int) -> dict[str, float]:
+        clock = time.perf_counter()
+        samples = self.sums.numpy()[2]
+        rate = float(self.optimizer.learning_rate)
+        done, finite = self._train_steps(iterator, tf.constant(steps))
+        self.step += int(done)
+        seconds = time.perf_counter() - clock
+        self.seconds["train"] += seconds
+        if not bool(finite):
+            raise UserError(
+                f"the loss of step {self.step} is not a finite number; lower "
+                "--learning_rate, or set --gradient_clip=1"
+            )
+        trained = self.sums.numpy()[2] - samples
+        return self._means() | {
+            "learning_rate": rate,
+            "images_per_second": float(trained) / seconds,
+        }
+
+    @tf.function
+    def _train_steps(
+        self, iterator: tf.data.Iterator, steps: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        done, finite = tf.constant(0), tf.constant(True)
+        while finite and done < steps:
+            losses = self.strategy.run(self._train_step, args=(next(iterator),))
+            loss = self.strategy.reduce("SUM", losses, axis=None)
+            finite = tf.math.is_finite(loss)
+            done += 1
+        return done, finite
+
+    def _train_step(self, batch: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        images, labels = batch
+        with tf.GradientTape() as tape:
+            logits = self.model(images, training=True)
+            losses = self.loss(labels, logits)
+            # Replicas add up their gradients, so each takes its part of the mean.
+            loss = tf.reduce_mean(losses) / self.strategy.num_replicas_in_sync
+        variables = self.model.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        self._count(labels, logits, losses)
+        return loss
+
+    @tf.function(reduce_retracing=True)
+    def _evaluate_batch(self, batch: tuple[tf.Tensor, tf.Tensor]) -> None:
+        self.strategy.run(self._evaluate_step, args=(batch,))
+
+    def _evaluate_step(self, batch: tuple[tf.Tensor, tf.Tensor]) -> None:
+        images, labels = batch
+        logits = self.model(images, training=False)
+        self._count(labels, logits, self.evaluation_loss(labels, logits))
+
+    def _count(self, labels: tf.Tensor, logits: tf.Tensor, losses: tf.Tensor) -> None:
+        right = tf.cast(tf.argmax(logits, -1) == labels, tf.float64)
+        losses = tf.cast(losses, tf.float64)
+        sums = [tf.reduce_sum(losses), tf.reduce_sum(right)]
+        self.sums.assign_add([*sums, tf.cast(tf.size(right), tf.float64)])
+
+    def _means(self) -> dict[str, float]:
+        loss, right, samples = self.sums.numpy().tolist()
+        return {"loss": loss / samples, "accuracy": right / samples}
+
+    def _use_averages(self) -> None:
+        if self.optimizer.use_ema:
+            self.optimizer.finalize_variable_values(self.model.trainable_variables)
+
+    def _end_epoch(
+        self, epoch: int, figures: dict[str, float], validation: Iterable | None
+    ) -> dict[str, float]:
+        """Validates, adds to the history and keeps the weights if they are the best."""
+        self.sums.assign(np.zeros(3))
+        weights = self.model.get_weights()
+        self._use_averages()
+        measured = {}
+        if validation is not None:
+            found = self.evaluate(validation)
+            measured = {f"validation_{name}": value for name, value in found.items()}
+        self.history.append({"epoch": epoch, "step": self.step, **figures, **measured})
+        if self.select == "best" and best_epoch(self.history) == epoch:
+            self.best_weights = self.model.get_weights()
+        self.model.set_weights(weights)
+        return measured
+
+
+def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
+    """The epoch with the highest validation accuracy, the lowest loss among equals."""
+    best = max(
+        history, key=lambda r: (r["validation_accuracy"], -r["validation_loss"])
+    )
+    return int(best["epoch"])
