@@ -51,9 +51,7 @@ def _checked(values: command.Values) -> command.Values:
     if not given["input"]:
         problems.append("input: got nothing; give a file, a folder or -")
     if given["format"] not in output.FORMATS:
-        problems.append(
-            command.unknown_name("format", given["format"], output.FORMATS)
-        )
+        problems.append(command.unknown_name("format", given["format"], output.FORMATS))
     if not str(given["top_k"]).isdecimal() or int(given["top_k"]) < 1:
         problems.append(f"top_k: got {given['top_k']!r}; give a whole number from 1 on")
     if given["runtime"] not in RUNTIMES:

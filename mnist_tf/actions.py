@@ -38,6 +38,7 @@ class ShowProgress:
         self.started = self.shown = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
+        """Acts as the class says."""
         if self.stream.isatty():
             self._draw(progress)
         elif progress.epoch_done or time.monotonic() - self.shown >= self.seconds:
@@ -115,6 +116,7 @@ class WriteCurves:
             tf.summary.text("settings", table, step=0)
 
     def __call__(self, progress: Progress) -> None:
+        """Acts as the class says."""
         with self.train.as_default(progress.step):
             for name in ("loss", "accuracy", "learning_rate", "images_per_second"):
                 tf.summary.scalar(name, progress.figures[name])
@@ -148,6 +150,7 @@ class SaveState:
         self.saved = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
+        """Acts as the class says."""
         if self.step is None:
             self.step = progress.step
         steps = self.every and progress.step // self.every > self.step // self.every
@@ -172,13 +175,17 @@ class EarlyStopping:
     """
 
     def __init__(
-        self, stop: Callable[[str], None], history: Callable[[], Sequence], patience: int
+        self,
+        stop: Callable[[str], None],
+        history: Callable[[], Sequence],
+        patience: int,
     ) -> None:
         self.stop = stop
         self.history = history
         self.patience = patience
 
     def __call__(self, progress: Progress) -> None:
+        """Acts as the class says."""
         if not progress.epoch_done:
             return
         best = best_epoch(self.history())

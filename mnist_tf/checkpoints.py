@@ -34,7 +34,11 @@ def save(folder: Path, step: int, arrays: Arrays, record: Mapping[str, Any]) -> 
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"version": VERSION, **record}, allow_nan=False)
     buffer = io.BytesIO()
-    np.savez(buffer, record=np.frombuffer(text.encode(), np.uint8), **arrays)
+    members: dict[str, Any] = {
+        **arrays,
+        "record": np.frombuffer(text.encode(), np.uint8),
+    }
+    np.savez(buffer, **members)
     path = folder / f"step-{step:09d}.npz"
     writing = path.with_suffix(".tmp")
     with open(writing, "wb") as file:
@@ -52,6 +56,12 @@ def find(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.npz"), reverse=True)
 
 
+def remove_all(folder: Path) -> None:
+    """Removes the checkpoints of a run that is to be replaced."""
+    for path in find(folder):
+        path.unlink()
+
+
 def load(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]]:
     """Reads the newest checkpoint that is whole.
 
@@ -61,7 +71,7 @@ def load(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]
     Raises:
       UserError: there is none, or all are damaged.
     """
-    damaged = []
+    damaged: list[str] = []
     for path in find(folder):
         try:
             return *_read(path), damaged

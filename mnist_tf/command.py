@@ -94,9 +94,8 @@ def parse(
     if parser["help"].value:
         print(_help(about, every))
         sys.exit(0)
-    values = {
-        name: parser[name].value for name in known if parser[name].value is not None
-    }
+    given = {name: parser[name].value for name in known}
+    values: Values = {name: value for name, value in given.items() if value is not None}
     problems = []
     more = next((name for name, flag in known.items() if flag.many), None)
     for argument in rest:

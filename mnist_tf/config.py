@@ -191,16 +191,15 @@ class Config:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
         """The inverse of `to_dict`; settings that are missing get their defaults."""
-        unknown = [unknown_name("setting", key, SETTINGS) for key in values
-                   if key not in SETTINGS]  # fmt: skip
+        unknown = [key for key in values if key not in SETTINGS]
         if unknown:
-            raise UserError("; ".join(unknown))
-        return cls(
-            **{
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in values.items()
-            }
-        )
+            problems = [unknown_name("setting", key, SETTINGS) for key in unknown]
+            raise UserError("; ".join(problems))
+        settings: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in values.items()
+        }
+        return cls(**settings)
 
     def to_json(self) -> str:
         """The settings as one JSON object."""
@@ -260,7 +259,7 @@ SETTINGS: dict[str, dataclasses.Field] = {f.name: f for f in dataclasses.fields(
 
 
 def _kind(field: dataclasses.Field) -> str:
-    kinds = {
+    kinds: dict[Any, str] = {
         bool: "true or false",
         int: "a whole number",
         float: "a number",

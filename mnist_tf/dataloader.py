@@ -78,7 +78,8 @@ def training_batches(
       start: the first step, 0-based.
       stop: the step after the last.
       replicas: how many devices share a step; each gets `batch_size / replicas`.
-      pipeline: which of the `pipelines` this one is; each feeds as many replicas.
+      pipeline: the number of this pipeline, 0-based.
+      pipelines: how many there are; each feeds as many replicas.
 
     Returns:
       A dataset of (images uint8 [B, H, W, 1], labels int64 [B]), one element for each

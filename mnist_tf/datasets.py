@@ -285,7 +285,9 @@ def _pictures(folder: Path) -> Dataset:
         if not (folder / split).is_dir():
             raise UserError(f"data_dir: {folder}: lacks the folder {split}")
         stacks, indices = [], []
-        for part in sorted(path for path in (folder / split).iterdir() if path.is_dir()):
+        for part in sorted(
+            path for path in (folder / split).iterdir() if path.is_dir()
+        ):
             if part.name not in labels:
                 raise UserError(f"{part}: no training pictures have this label")
             files = list(images.find_inputs([str(part)]))
@@ -338,6 +340,6 @@ def _checked(
 
 
 def _array_sha256(array: np.ndarray) -> str:
-    if array.dtype.kind in "ui" and array.size and 0 <= array.min() and array.max() < 256:
+    if array.dtype.kind in "ui":
         array = array.astype(np.uint8)  # labels are stored in many widths
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+    return hashlib.sha256(array.tobytes()).hexdigest()

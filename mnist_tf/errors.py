@@ -13,7 +13,7 @@ class UserError(ValueError):
     """
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 (an end, not an error)
     """A signal ended the run early; what was reached is saved.
 
     Attributes:

@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ from mnist_tf.config import Config
 from mnist_tf.errors import Interrupted, UserError
 from mnist_tf.model import MODELS, build
 from mnist_tf.optimizers import WarmupSchedule, build_optimizer
-from mnist_tf.trainer import Trainer, cross_entropy
+from mnist_tf.trainer import Action, Trainer, cross_entropy
 
 # What a setting that is a name may be; `Config` itself knows no TensorFlow.
-KNOWN_NAMES = {"dataset": datasets.DATASETS, "model": MODELS}
+KNOWN_NAMES = {"dataset": list(datasets.DATASETS), "model": list(MODELS)}
 
 # Settings that may change when a run is resumed: the rest decides the weights.
 _FREE_ON_RESUME = {
@@ -68,31 +68,25 @@ def run(config: Config, strategy: tf.distribute.Strategy | None = None) -> Resul
     clock = time.perf_counter()
     dataset = datasets.load(config.dataset, config.data_dir)
     if dataset.warning:
-        print(f"warning: {dataset.warning}\n", file=sys.stderr, flush=True)
+        _say(f"warning: {dataset.warning}\n")
     splits = _split(config, dataset)
     data_seconds = time.perf_counter() - clock
 
     clock = time.perf_counter()
-    train_count = len(splits["train"][1])
-    steps_per_epoch = max(-(-train_count // config.batch_size), config.min_steps_per_epoch)
+    one_pass = -(-len(splits["train"][1]) // config.batch_size)
+    steps_per_epoch = max(one_pass, config.min_steps_per_epoch)
     steps = config.epochs * steps_per_epoch
     trainer = _trainer(config, dataset, strategy, steps)
-    trainer.seconds["trace"] += time.perf_counter() - clock
-    log_name = _new_log_name(config)
-    description = _describe(config, dataset, splits, trainer.model)
+    trainer.seconds["trace"] = time.perf_counter() - clock
 
+    description = _describe(config, dataset, splits, trainer.model)
+    log_name = _new_log_name(config)
     if config.resume:
-        arrays, record, damaged = checkpoints.load(saves)
-        for sentence in damaged:
-            print(f"warning: {sentence}; using the one before", file=sys.stderr)
-        _check_same(record["description"], description)
-        trainer.restore(arrays, record)
-        log_name = record["log_name"]
-        if trainer.step >= steps and artifact.holds_model(model_dir):
-            print("the run is finished already; raise --epochs to go on", file=sys.stderr)
+        log_name = _resume(trainer, saves, description)
+        if trainer.step >= steps:
+            _say("the run is finished; raise --epochs to go on with it")
     elif config.overwrite:
-        for path in checkpoints.find(saves):
-            path.unlink()
+        checkpoints.remove_all(saves)
 
     def save() -> None:
         arrays, record = trainer.state()
@@ -100,29 +94,8 @@ def run(config: Config, strategy: tf.distribute.Strategy | None = None) -> Resul
         checkpoints.save(saves, trainer.step, arrays, record)
 
     log_dir = Path(config.log_dir) / log_name
-    progress = actions.ShowProgress(done=trainer.step)
-    along = [
-        progress,
-        actions.WriteCurves(log_dir, config.to_dict()),
-        actions.SaveState(save, config.save_every, config.save_every_seconds),
-    ]
-    if config.early_stopping:
-        patience = config.early_stopping
-        along.append(
-            actions.EarlyStopping(trainer.stop, lambda: trainer.history, patience)
-        )
-    validation = _batches(splits["validation"]) if config.validation_split else None
     with actions.StopOnSignal(trainer.stop) as signals:
-        try:
-            trainer.fit(
-                _training_batches(config, splits["train"], strategy, trainer.step, steps),
-                epochs=config.epochs,
-                steps_per_epoch=steps_per_epoch,
-                validation=validation,
-                actions=along,
-            )
-        finally:
-            progress.close()
+        _fit(config, splits, strategy, trainer, steps_per_epoch, save, log_dir)
         if signals.signum:
             save()
             raise Interrupted(
@@ -130,37 +103,57 @@ def run(config: Config, strategy: tf.distribute.Strategy | None = None) -> Resul
                 f"saved at step {trainer.step} of {steps}; --resume goes on from there",
             )
     if trainer.stopped:
-        print(f"stopped early: {trainer.stopped}", file=sys.stderr)
+        _say(f"stopped early: {trainer.stopped}")
     trainer.finish()
-    metrics = {"dataset": dataset.name}
-    if validation is not None:
-        metrics["validation"] = trainer.evaluate(validation)
-    metrics["test"] = trainer.evaluate(_batches(splits["test"]))
+    metrics = {"dataset": dataset.name, **_measure(config, splits, trainer)}
 
     clock = time.perf_counter()
+
+    def timed() -> dict[str, Any]:
+        export = time.perf_counter() - clock
+        seconds = {"data": data_seconds, **trainer.seconds, "export": export}
+        return {**metrics, "seconds": seconds}
+
     inference = _build(config, dataset, "float32")
     inference.set_weights(trainer.model.get_weights())
-    seconds = {"data": data_seconds, **trainer.seconds}
-    metrics |= {
-        "epochs": len(trainer.history),
-        "steps": trainer.step,
-        "parameters": description["model"]["parameters"],
-        "images_per_second": trainer.step * config.batch_size / seconds["train"],
-        "history": trainer.history,
-    }
-
-    def measured() -> dict[str, Any]:
-        # Called last, so that the export's own time is in what it writes.
-        return metrics | {"seconds": seconds | {"export": time.perf_counter() - clock}}
-
     written = artifact.write(
         model_dir,
         model=inference,
         image_shape=dataset.train_images.shape[1:],
         description=description,
-        metrics=measured,
+        metrics=timed,
     )
     return Result(description, written, model_dir, log_dir)
+
+
+def summary(result: Result) -> str:
+    """What a run came to, for the terminal."""
+    about, metrics = result.description, result.metrics
+    images = about["dataset"]["images"]
+    counts = ", ".join(f"{count:,} {name}" for name, count in images.items() if count)
+    lines = [
+        f"data        {metrics['dataset']} ({about['dataset']['origin']}): {counts}",
+        f"model       {about['model']['name']}, {metrics['parameters']:,} parameters",
+        f"training    {metrics['epochs']} epochs, {metrics['steps']:,} steps, "
+        f"{metrics['images_per_second']:,.0f} images/s",
+    ]
+    for name in ("validation", "test"):
+        if name in metrics:
+            lines.append(
+                f"{name:<11} accuracy {metrics[name]['accuracy'] * 100:.2f} %  "
+                f"loss {metrics[name]['loss']:.4f}"
+            )
+    seconds = metrics["seconds"].items()
+    lines += [
+        f"time        {', '.join(f'{name} {value:.1f} s' for name, value in seconds)}",
+        f"saved in    {result.model_dir}",
+        f"curves in   {result.log_dir}",
+    ]
+    return "\n".join(lines)
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def _check_folders(config: Config, saves: Path) -> None:
@@ -175,14 +168,13 @@ def _check_folders(config: Config, saves: Path) -> None:
             problems.append(f"{name}: {existing} cannot be written to; give another")
     if problems:
         raise UserError("; ".join(problems))
-    started = bool(checkpoints.find(saves))
-    if artifact.holds_model(config.model_dir) or started:
-        if not (config.resume or config.overwrite):
-            raise UserError(
-                f"model_dir: {config.model_dir} holds a model or an unfinished run; "
-                "give --overwrite to replace it, --resume to go on with it, or "
-                "another --model_dir"
-            )
+    used = artifact.holds_model(config.model_dir) or checkpoints.find(saves)
+    if used and not (config.resume or config.overwrite):
+        raise UserError(
+            f"model_dir: {config.model_dir} holds a model or an unfinished run; give "
+            "--overwrite to replace it, --resume to go on with it, or another "
+            "--model_dir"
+        )
 
 
 def _split(config: Config, dataset: datasets.Dataset) -> dict[str, tuple]:
@@ -286,8 +278,77 @@ def _training_batches(
     return strategy.distribute_datasets_from_function(pipeline)
 
 
-def _batches(split: tuple[np.ndarray, np.ndarray]) -> tf.data.Dataset:
-    return dataloader.evaluation_batches(*split)
+def _resume(trainer: Trainer, saves: Path, description: Mapping[str, Any]) -> str:
+    """Puts the trainer where the last save left it; returns the name of its logs."""
+    arrays, record, damaged = checkpoints.load(saves)
+    for sentence in damaged:
+        _say(f"warning: {sentence}; using the one before")
+    _check_same(record["description"], description)
+    trainer.restore(arrays, record)
+    return record["log_name"]
+
+
+def _fit(
+    config: Config,
+    splits: Mapping[str, tuple],
+    strategy: tf.distribute.Strategy,
+    trainer: Trainer,
+    steps_per_epoch: int,
+    save: Callable[[], None],
+    log_dir: Path,
+) -> None:
+    progress = actions.ShowProgress(done=trainer.step)
+    along: list[Action] = [
+        progress,
+        actions.WriteCurves(log_dir, config.to_dict()),
+        actions.SaveState(save, config.save_every, config.save_every_seconds),
+    ]
+    if config.early_stopping:
+        patience = config.early_stopping
+        along.append(
+            actions.EarlyStopping(trainer.stop, lambda: trainer.history, patience)
+        )
+    batches = _training_batches(
+        config, splits["train"], strategy, trainer.step, config.epochs * steps_per_epoch
+    )
+    try:
+        trainer.fit(
+            batches,
+            epochs=config.epochs,
+            steps_per_epoch=steps_per_epoch,
+            validation=_evaluation_batches(splits["validation"], strategy),
+            actions=along,
+        )
+    finally:
+        progress.close()
+
+
+def _measure(
+    config: Config, splits: Mapping[str, tuple], trainer: Trainer
+) -> dict[str, Any]:
+    """All figures of a finished run but its times."""
+    measured: dict[str, Any] = {}
+    for name in ("validation", "test"):
+        batches = _evaluation_batches(splits[name], trainer.strategy)
+        if batches is not None:
+            measured[name] = trainer.evaluate(batches)
+    images = trainer.step * config.batch_size
+    return measured | {
+        "epochs": len(trainer.history),
+        "steps": trainer.step,
+        "parameters": trainer.model.count_params(),
+        "images_per_second": images / trainer.seconds["train"],
+        "history": trainer.history,
+    }
+
+
+def _evaluation_batches(
+    split: tuple[np.ndarray, np.ndarray], strategy: tf.distribute.Strategy
+) -> Iterable | None:
+    if not len(split[1]):
+        return None
+    batches = dataloader.evaluation_batches(*split)
+    return strategy.experimental_distribute_dataset(batches)
 
 
 def _describe(
@@ -358,29 +419,3 @@ def _git_commit() -> str | None:
     except OSError:
         return None
     return found.stdout.strip() or None
-
-
-def summary(result: Result) -> str:
-    """What a run came to, for the terminal."""
-    about, metrics = result.description, result.metrics
-    images = about["dataset"]["images"]
-    counts = ", ".join(f"{count:,} {name}" for name, count in images.items() if count)
-    lines = [
-        f"data        {metrics['dataset']} ({about['dataset']['origin']}): {counts}",
-        f"model       {about['model']['name']}, {metrics['parameters']:,} parameters",
-        f"training    {metrics['epochs']} epochs, {metrics['steps']:,} steps, "
-        f"{metrics['images_per_second']:,.0f} images/s",
-    ]
-    for name in ("validation", "test"):
-        if name in metrics:
-            lines.append(
-                f"{name:<11} accuracy {metrics[name]['accuracy'] * 100:.2f} %  "
-                f"loss {metrics[name]['loss']:.4f}"
-            )
-    times = ", ".join(f"{name} {value:.1f} s" for name, value in metrics["seconds"].items())
-    lines += [
-        f"time        {times}",
-        f"saved in    {result.model_dir}",
-        f"curves in   {result.log_dir}",
-    ]
-    return "\n".join(lines)

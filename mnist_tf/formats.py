@@ -13,7 +13,8 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 
@@ -44,10 +45,10 @@ _DAMAGE = (
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def opened(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """Opens a file for reading; what prevents it is a `UserError`."""
     try:
-        file = open(path, "rb")
+        file = Path(path).open("rb")  # noqa: SIM115 (closed below)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except IsADirectoryError as error:
@@ -59,7 +60,7 @@ def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
         yield file
 
 
-def read_npy(file: BinaryIO, size: int, name: str) -> np.ndarray:
+def read_npy(file: IO[bytes], size: int, name: str) -> np.ndarray:
     """Reads an array of numbers in NumPy's npy format.
 
     Args:
@@ -91,11 +92,13 @@ def read_npy(file: BinaryIO, size: int, name: str) -> np.ndarray:
         )
     held = size - (file.tell() - start)
     data = _read_exactly(file, math.prod(shape) * dtype.itemsize, held, name)
-    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
+    array = np.frombuffer(data, dtype).reshape(
+        shape, order="F" if fortran_order else "C"
+    )
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-def read_npz(file: BinaryIO, name: str) -> dict[str, np.ndarray]:
+def read_npz(file: IO[bytes], name: str) -> dict[str, np.ndarray]:
     """Reads all arrays of NumPy's npz format, by name.
 
     Raises:
@@ -138,14 +141,15 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
             if not gzipped:
                 return _read_idx(file, size, name)
             with gzip.open(file) as stream:
-                return _read_idx(stream, size * _MAX_DEFLATE_RATIO, name, exact=False)
+                unpacked = cast(IO[bytes], stream)
+                return _read_idx(unpacked, size * _MAX_DEFLATE_RATIO, name, exact=False)
         except UserError:
             raise
         except _DAMAGE as error:
             raise UserError(f"{name}: damaged ({_brief(error)})") from error
 
 
-def _read_idx(file: BinaryIO, size: int, name: str, exact: bool = True) -> np.ndarray:
+def _read_idx(file: IO[bytes], size: int, name: str, exact: bool = True) -> np.ndarray:
     head = file.read(4)
     if len(head) < 4 or head[:3] != b"\0\0\x08" or not 1 <= head[3] <= 3:
         raise UserError(
@@ -160,7 +164,7 @@ def _read_idx(file: BinaryIO, size: int, name: str, exact: bool = True) -> np.nd
 
 
 def _read_exactly(
-    file: BinaryIO, claimed: int, held: int, name: str, exact: bool = True
+    file: IO[bytes], claimed: int, held: int, name: str, exact: bool = True
 ) -> bytes:
     """Reads the rest of a file that claims to be `claimed` bytes.
 
@@ -180,7 +184,7 @@ def _read_exactly(
         raise UserError(f"{name}: damaged ({_brief(error)})") from error
     if len(data) < claimed or surplus:
         raise UserError(
-            f"{disagree} {'more' if surplus else f'{len(data):,}'}; get or save it again"
+            f"{disagree} {'more' if surplus else len(data)}; get or save it again"
         )
     return data
 

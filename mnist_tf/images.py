@@ -12,12 +12,15 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from mnist_tf import formats
 from mnist_tf.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SIZE = 28  # pixels, width and height
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
@@ -109,7 +112,7 @@ def from_array(array: np.ndarray, name: str) -> np.ndarray:
     return array.astype(np.uint8)
 
 
-def from_picture(file: BinaryIO, name: str) -> np.ndarray:
+def from_picture(file: IO[bytes], name: str) -> np.ndarray:
     """Reads one PNG, JPEG or BMP picture as uint8 [28, 28], light on dark.
 
     A picture of 28x28 keeps its pixels, inverted where it is dark on light. Any other
@@ -155,7 +158,7 @@ def from_picture(file: BinaryIO, name: str) -> np.ndarray:
     return _centred(ink.astype(np.uint8))
 
 
-def _decode(file: BinaryIO, size: int, name: str) -> np.ndarray:
+def _decode(file: IO[bytes], size: int, name: str) -> np.ndarray:
     head = file.read(6)
     file.seek(0)
     if not head:
@@ -174,7 +177,7 @@ def _decode(file: BinaryIO, size: int, name: str) -> np.ndarray:
     return from_picture(file, name)[np.newaxis]
 
 
-def _grey(picture):  # noqa: ANN001, ANN202 (a PIL.Image, which is imported late)
+def _grey(picture: "Image.Image") -> np.ndarray:
     """The picture's lightness, uint8 [H, W], on a background that shows its ink."""
     from PIL import Image
 

@@ -1,5 +1,7 @@
 """Layers that Keras lacks or is slow at."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -19,7 +21,9 @@ class BatchNormalization(keras.layers.Layer):
     scale and offset are float32 whatever the precision of the data.
     """
 
-    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-3, **kwargs) -> None:
+    def __init__(
+        self, momentum: float = 0.9, epsilon: float = 1e-3, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.momentum = momentum
         self.epsilon = epsilon

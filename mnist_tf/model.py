@@ -7,6 +7,7 @@ its constructor are settings of the same name.
 """
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,13 +47,15 @@ class FullyConnected(keras.Model):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Makes the layers, once the number of pixels is known."""
         dtype = self.dtype_policy
-        pixels = int(np.prod(input_shape[1:]))
+        pixels = math.prod(side or 0 for side in input_shape[1:])
         sizes = np.linspace(pixels, self.num_classes, self.num_layers + 1)
         self.hidden: list[keras.layers.Layer] = []
         for size in sizes[1:-1].round().astype(int).tolist():
             if self.normalization == "batch":
                 # The offset of the normalisation makes a bias redundant.
-                self.hidden.append(keras.layers.Dense(size, use_bias=False, dtype=dtype))
+                self.hidden.append(
+                    keras.layers.Dense(size, use_bias=False, dtype=dtype)
+                )
                 self.hidden.append(BatchNormalization(dtype=dtype))
             else:
                 self.hidden.append(keras.layers.Dense(size, dtype=dtype))
@@ -64,7 +67,7 @@ class FullyConnected(keras.Model):
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns logits [B, num_classes] for images [B, H, W, 1] of 0..255."""
         pixels = _scaled(images, self.compute_dtype)
-        features = tf.reshape(pixels, [-1, int(np.prod(images.shape[1:]))])
+        features = tf.reshape(pixels, [-1, math.prod(images.shape[1:])])
         for layer in self.hidden:
             features = layer(features)
         return self.logits(features)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TextIO
 
 from mnist_tf.errors import UserError
@@ -22,7 +23,9 @@ def table(rows: Iterable[Row], top_k: int) -> Iterator[str]:
         text = "" if prediction.probability is None else f"{prediction.probability:.4f}"
         line = f"{source:<24} {index:>5}  {label:<12} {text}"
         if top_k > 1:
-            line += "".join(f"   {name} {value:.4f}" for name, value in prediction.top[1:])
+            line += "".join(
+                f"   {name} {value:.4f}" for name, value in prediction.top[1:]
+            )
         yield line.rstrip()
 
 
@@ -41,7 +44,8 @@ def as_json(rows: Iterable[Row], top_k: int) -> Iterator[str]:
         }
         if top_k > 1:
             fields["top"] = [
-                {"label": label, "probability": value} for label, value in prediction.top
+                {"label": label, "probability": value}
+                for label, value in prediction.top
             ]
         if prediction.reason:
             fields["reason"] = prediction.reason
@@ -75,7 +79,7 @@ def replacing(path: str) -> Iterator[TextIO]:
     """Opens a file that gets its name, and replaces another, only once it is whole."""
     writing = f"{path}.{os.getpid()}.tmp"
     try:
-        file = open(writing, "w", encoding="utf-8")
+        file = Path(writing).open("w", encoding="utf-8")  # noqa: SIM115 (closed below)
     except OSError as error:
         raise UserError(f"output: {path}: {error.strerror}") from error
     try:

@@ -306,7 +306,5 @@ class Trainer:
 
 def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
     """The epoch with the highest validation accuracy, the lowest loss among equals."""
-    best = max(
-        history, key=lambda r: (r["validation_accuracy"], -r["validation_loss"])
-    )
+    best = max(history, key=lambda r: (r["validation_accuracy"], -r["validation_loss"]))
     return int(best["epoch"])
