@@ -17,8 +17,8 @@ def main(argv: Sequence[str]) -> None:
 
     def to_config(values: command.Values) -> Config:
         # After --help is answered, because TensorFlow takes seconds to import.
-        with quiet.import_noise_hidden():
-            from mnist_tf import experiment
+        quiet.import_tensorflow()
+        from mnist_tf import experiment
 
         return Config.from_strings(values, experiment.KNOWN_NAMES)
 

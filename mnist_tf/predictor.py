@@ -62,15 +62,10 @@ class Predictor:
         self.artifact = artifact.read(model_dir)
         self.labels = self.artifact.labels
         self.image_shape = self.artifact.image_shape
-        load = _tensorflow if runtime == "tensorflow" else _litert
-        try:
-            self._probabilities = load(self.artifact)
-        except ModuleNotFoundError as error:
-            if runtime != "auto":
-                raise UserError(f"runtime: {runtime} is not installed") from error
-            self._probabilities = _tensorflow(self.artifact)
         blank = np.zeros((1, *self.image_shape), np.uint8)
-        classes = self._probabilities(blank).shape[-1]
+        with quiet.native_noise_hidden():
+            self._probabilities = _load(self.artifact, runtime)
+            classes = self._probabilities(blank).shape[-1]
         if classes != len(self.labels):
             raise UserError(
                 f"{Path(model_dir)}: config.json names {len(self.labels)} labels, the "
@@ -110,6 +105,16 @@ class Predictor:
         return predictions
 
 
+def _load(model: artifact.Artifact, runtime: str) -> Probabilities:
+    load = _tensorflow if runtime == "tensorflow" else _litert
+    try:
+        return load(model)
+    except ModuleNotFoundError as error:
+        if runtime == "auto":
+            return _tensorflow(model)
+        raise UserError(f"runtime: {runtime} is not installed") from error
+
+
 def _litert(model: artifact.Artifact) -> Probabilities:
     from ai_edge_litert.interpreter import Interpreter
 
@@ -123,8 +128,8 @@ def _litert(model: artifact.Artifact) -> Probabilities:
 
 
 def _tensorflow(model: artifact.Artifact) -> Probabilities:
-    with quiet.import_noise_hidden():
-        import tensorflow as tf
+    quiet.import_tensorflow()
+    import tensorflow as tf
 
     folder = model.saved_model()
     try:

@@ -215,7 +215,7 @@ class Trainer:
         # `model.variables` has what layers keep in lists, and the seeds of dropout.
         named = {"model": self.model.variables, "optimizer": self.optimizer.variables}
         return {
-            f"{part}/{index}/{variable.path}": variable
+            f"{part}/{index}/{variable.name}": variable
             for part, variables in named.items()
             for index, variable in enumerate(variables)
         }

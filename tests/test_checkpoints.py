@@ -1,0 +1,78 @@
+"""Saves are whole or absent, and a damaged one is named."""
+
+import numpy as np
+import pytest
+
+from mnist_tf import checkpoints
+from mnist_tf.errors import UserError
+
+ARRAYS = {"model/0/w": np.arange(6.0).reshape(2, 3), "seed": np.array([1], np.uint32)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for step in (5, 10):
+        checkpoints.save(tmp_path, step, ARRAYS, {"step": step})
+    return tmp_path
+
+
+def test_what_was_saved_is_loaded(folder):
+    arrays, record, damaged = checkpoints.load(folder)
+    assert arrays.keys() == ARRAYS.keys()
+    for name, value in ARRAYS.items():
+        np.testing.assert_array_equal(arrays[name], value)
+        assert arrays[name].dtype == value.dtype
+    assert record["step"] == 10
+    assert damaged == []
+
+
+def test_only_the_newest_two_are_kept(folder):
+    checkpoints.save(folder, 15, ARRAYS, {})
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["step-000000010.npz", "step-000000015.npz"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "other"])
+def test_a_damaged_save_is_named_and_the_one_before_used(folder, damage):
+    newest = folder / "step-000000010.npz"
+    content = bytearray(newest.read_bytes())
+    if damage == "truncated":
+        content = content[: len(content) // 2]
+    elif damage == "flipped":
+        content[content.index(np.float64(5.0).tobytes())] ^= 1
+    else:
+        content = b"" if damage == "empty" else b"something else"
+    newest.write_bytes(content)
+    _, record, damaged = checkpoints.load(folder)
+    assert record["step"] == 5
+    (sentence,) = damaged
+    assert str(newest) in sentence
+
+
+def test_if_none_can_be_read_it_is_an_error(folder):
+    for path in folder.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"no checkpoint can be read.*000010.*000005"):
+        checkpoints.load(folder)
+
+
+def test_a_folder_without_saves_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        checkpoints.load(tmp_path / "none")
+
+
+def test_a_save_that_failed_half_way_is_no_save(folder):
+    (folder / "step-000000011.tmp").write_bytes(b"half")
+    assert checkpoints.load(folder)[1]["step"] == 10
+
+
+def test_a_save_of_another_version_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(checkpoints, "VERSION", 2)
+    with pytest.raises(UserError, match="version 1, not 2"):
+        checkpoints.load(folder)
+
+
+def test_remove_all_leaves_other_files(folder):
+    (folder / "notes.txt").write_text("mine")
+    checkpoints.remove_all(folder)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
