@@ -151,19 +151,25 @@ def write(
     writing = path / _WRITING
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir()
-    _export(model, image_shape, writing)
-    files = {
-        str(file.relative_to(writing)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(writing.rglob("*"))
-        if file.is_file()
-    }
-    whole = {"schema_version": SCHEMA_VERSION, **description, "files": files}
-    measured = metrics()
-    _write_json(writing / _METRICS, measured)
-    _write_json(writing / _CONFIG, whole)
-    for place in [*writing.rglob("*"), writing]:
-        sync(place)
-    os.rename(writing, path / _INCOMING)
+    try:
+        _export(model, image_shape, writing)
+        files = {
+            str(file.relative_to(writing)): hashlib.sha256(
+                file.read_bytes()
+            ).hexdigest()
+            for file in sorted(writing.rglob("*"))
+            if file.is_file()
+        }
+        measured = metrics()
+        _write_json(writing / _METRICS, measured)
+        whole = {"schema_version": SCHEMA_VERSION, **description, "files": files}
+        _write_json(writing / _CONFIG, whole)
+        for place in [*writing.rglob("*"), writing]:
+            sync(place)
+        os.rename(writing, path / _INCOMING)
+    except BaseException:
+        shutil.rmtree(writing, ignore_errors=True)
+        raise
     sync(path)
     settle(path)
     return measured

@@ -201,8 +201,9 @@ class Trainer:
         saved = {name: arrays[name].shape for name in arrays if name not in best}
         saved.pop("sums", None)
         if saved != shapes:
-            odd = sorted(dict(saved.items() ^ shapes.items()))
-            raise UserError(f"resume: saved with another model; {odd[0]} differs")
+            raise UserError(
+                "resume: saved with a model or an optimizer of other shapes"
+            )
         for name, variable in variables.items():
             variable.assign(arrays[name])
         self.sums.assign(arrays["sums"])
@@ -215,7 +216,7 @@ class Trainer:
         # `model.variables` has what layers keep in lists, and the seeds of dropout.
         named = {"model": self.model.variables, "optimizer": self.optimizer.variables}
         return {
-            f"{part}/{index}/{variable.name}": variable
+            f"{part}/{index}": variable
             for part, variables in named.items()
             for index, variable in enumerate(variables)
         }

@@ -1,0 +1,71 @@
+"""What several tests share: data, and the line that a fault is refused with."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_tf import datasets
+from mnist_tf.errors import UserError
+
+IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+def refusal(call, *arguments):
+    """The one line that a call refuses its arguments with; files stay as they are."""
+    paths = [argument for argument in arguments if isinstance(argument, Path)]
+    before = [contents(path) for path in paths]
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    assert [contents(path) for path in paths] == before
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def contents(path):
+    """The bytes of a file, or of each file in a folder."""
+    files = [file for file in (path, *path.rglob("*")) if file.is_file()]
+    return {file: file.read_bytes() for file in files}
+
+
+def idx_bytes(array):
+    """An array of bytes in MNIST's IDX format."""
+    sizes = np.array(array.shape, ">u4").tobytes()
+    return bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes()
+
+
+def write_idx(path, array, gzipped=False):
+    """Writes an array as an IDX file."""
+    content = idx_bytes(array)
+    path.write_bytes(gzip.compress(content) if gzipped else content)
+
+
+@pytest.fixture(scope="session")
+def sample():
+    """The digits that ship with the project."""
+    return datasets.load("sample")
+
+
+@pytest.fixture(scope="session")
+def arrays(sample):
+    """200 images and labels to train on, 50 to test with, of every class."""
+    images, labels, test_images, test_labels = sample.arrays
+    train = slice(0, 22 * 200, 22)
+    return images[train], labels[train], test_images[::10], test_labels[::10]
+
+
+@pytest.fixture
+def idx_folder(tmp_path, arrays):
+    """The same as the four files that MNIST comes in."""
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    for name, array in zip(IDX_FILES, arrays, strict=True):
+        write_idx(folder / f"{name}.gz", array, gzipped=True)
+    return folder

@@ -1,0 +1,322 @@
+"""The commands as a user types them, in processes of their own, on real digits."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mnist_tf import checkpoints, datasets
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(name, *arguments):
+    return [sys.executable, str(ROOT / f"{name}.py"), *map(str, arguments)]
+
+
+def call(name, *arguments, **settings):
+    settings = {"cwd": ROOT, "capture_output": True, "text": True, **settings}
+    return subprocess.run(command(name, *arguments), **settings)
+
+
+def ok(name, *arguments, **settings):
+    done = call(name, *arguments, **settings)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """What `train.py --flagfile=configs/base.cfg` leaves behind, with fewer epochs."""
+    folder = tmp_path_factory.mktemp("trained")
+    folders = [f"--model_dir={folder / 'out'}", f"--log_dir={folder / 'logs'}"]
+    done = ok(
+        "train",
+        "--flagfile=configs/base.cfg",
+        "--dataset=sample",
+        "--epochs=2",
+        *folders,
+    )
+    return done, folder
+
+
+@pytest.fixture(scope="module")
+def out(trained):
+    return trained[1] / "out"
+
+
+@pytest.fixture(scope="module")
+def metrics(out):
+    return json.loads((out / "metrics.json").read_text())
+
+
+def predict(out, *inputs, **settings):
+    """Labels by (source, index), from predict.py."""
+    arguments = ["--model_dir", out, "--format=json", "--input", *inputs]
+    found = json.loads(ok("predict", *arguments, **settings).stdout)
+    return {(row["source"], row["index"]): row["label"] for row in found}
+
+
+class TestTrain:
+    def test_the_summary_says_what_was_done(self, trained, metrics):
+        text = trained[0].stdout
+        assert "sample (the project): 4,050 train, 450 validation, 500 test" in text
+        for name in ("validation", "test"):
+            assert f"accuracy {metrics[name]['accuracy'] * 100:.2f} %" in text
+        assert str(trained[1] / "out") in text
+        assert str(trained[1] / "logs") in text
+
+    def test_progress_is_all_that_standard_error_has(self, trained):
+        lines = trained[0].stderr.splitlines()
+        assert [line[:9] for line in lines if "validation" in line] == [
+            "epoch 1/2",
+            "epoch 2/2",
+        ]
+        assert all(line.startswith("epoch ") for line in lines)
+        assert all("images/s" in line and "left " in line for line in lines)
+
+    def test_it_learns(self, metrics):
+        assert metrics["test"]["accuracy"] > 0.96
+        assert metrics["validation"]["accuracy"] > 0.96
+
+    def test_metrics_say_what_was_measured(self, metrics):
+        assert metrics["dataset"] == "sample"
+        assert metrics["parameters"] == 29_658
+        assert (metrics["epochs"], metrics["steps"]) == (2, 600)
+        assert [row["step"] for row in metrics["history"]] == [300, 600]
+        assert metrics["history"][-1]["validation_loss"] == pytest.approx(
+            metrics["validation"]["loss"]
+        )
+        seconds = metrics["seconds"]
+        assert seconds.keys() == {"data", "trace", "train", "evaluate", "export"}
+        assert all(value > 0 for value in seconds.values())
+        rate = 600 * 128 / seconds["train"]
+        assert metrics["images_per_second"] == pytest.approx(rate)
+
+    def test_config_says_what_was_trained(self, out):
+        config = json.loads((out / "config.json").read_text())
+        assert config["schema_version"] == 1
+        assert config["config"]["epochs"] == 2
+        assert config["config"]["augment"] == "affine"
+        assert config["dataset"]["name"] == "sample"
+        assert config["dataset"]["sha256"] == datasets.load("sample").sha256
+        assert config["dataset"]["labels"] == list("0123456789")
+        assert config["dataset"]["image_shape"] == [28, 28]
+        assert config["model"] == {
+            "name": "cnn",
+            "class": "ConvNet",
+            "parameters": 29_658,
+        }
+        assert config["versions"].keys() >= {"python", "tensorflow", "keras", "numpy"}
+
+    def test_tensorboard_has_one_run_with_curves_and_settings(self, trained):
+        (run,) = (trained[1] / "logs").iterdir()
+        for split, names in {
+            "train": ["loss", "accuracy", "learning_rate", "images_per_second"],
+            "validation": ["loss", "accuracy"],
+        }.items():
+            events = EventAccumulator(str(run / split))
+            events.Reload()
+            assert set(names) <= set(events.Tags()["tensors"])
+
+    def test_the_signature_is_the_promised_one(self, out):
+        # The script that TensorFlow installs, by its module.
+        module = "tensorflow.python.tools.saved_model_cli"
+        shown = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                module,
+                "show",
+                "--all",
+                "--dir",
+                out / "saved_model",
+            ],
+            capture_output=True,
+            text=True,
+        ).stdout
+        serve = shown.partition("signature_def['serve']")[2].partition("signature_def")[
+            0
+        ]
+        assert "inputs['images']" in serve
+        assert "DT_UINT8" in serve
+        assert "(-1, 28, 28)" in serve
+        assert "outputs['probabilities']" in serve
+        assert "(-1, 10)" in serve
+
+    def test_a_second_run_does_not_touch_the_model(self, out):
+        before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+        done = call("train", "--flagfile=configs/smoke.cfg", f"--model_dir={out}")
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"error: model_dir: {out} holds a model")
+        assert before == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+class TestPredict:
+    def test_the_command_of_the_readme(self, out):
+        done = ok("predict", "--model_dir", out, "--input", "samples/digits.npy")
+        head, *rows = done.stdout.splitlines()
+        assert head.split() == ["source", "index", "label", "probability"]
+        assert [row.split()[:3] for row in rows] == [
+            ["samples/digits.npy", str(digit), str(digit)] for digit in range(10)
+        ]
+        assert all(0.5 < float(row.split()[3]) <= 1 for row in rows)
+        assert done.stderr == ""
+
+    def test_the_directory_alone_is_enough(self, out, tmp_path):
+        shutil.copytree(out, tmp_path / "moved")
+        sample = ROOT / "samples" / "sample.npy"
+        shutil.copy(sample, tmp_path)
+        assert predict("moved", "sample.npy", cwd=tmp_path) == {("sample.npy", 0): "7"}
+
+    def test_every_kind_of_input(self, out, tmp_path):
+        digits = np.load(ROOT / "samples" / "digits.npy")
+        np.savez(tmp_path / "two.npz", digits[:2])
+        (tmp_path / "folder").mkdir()
+        for suffix in ("png", "bmp", "jpg"):
+            large = Image.fromarray(digits[5]).resize((200, 200))
+            large.save(tmp_path / "folder" / f"five.{suffix}")
+        piped = io.BytesIO()
+        np.save(piped, digits[3])
+        found = predict(
+            out,
+            "two.npz",
+            "folder",
+            "-",
+            cwd=tmp_path,
+            text=False,
+            input=piped.getvalue(),
+        )
+        assert found == {
+            ("two.npz", 0): "0",
+            ("two.npz", 1): "1",
+            ("folder/five.bmp", 0): "5",
+            ("folder/five.jpg", 0): "5",
+            ("folder/five.png", 0): "5",
+            ("-", 0): "3",
+        }
+
+    def test_output_goes_to_a_file(self, out, tmp_path):
+        target = tmp_path / "answers.csv"
+        arguments = ["--format=csv", "--top_k=3", f"--output={target}"]
+        done = ok(
+            "predict", f"--model_dir={out}", "--input=samples/digits.npy", *arguments
+        )
+        assert done.stdout == ""
+        rows = list(csv.DictReader(target.open()))
+        assert [row["label"] for row in rows] == list("0123456789")
+        for row in rows:
+            values = [row["probability"], row["probability_2"], row["probability_3"]]
+            assert values == sorted(values, key=float, reverse=True)
+
+    def test_a_reader_that_has_seen_enough_is_no_error(self, out):
+        predicting = " ".join(
+            command("predict", "--model_dir", out, "--input", "samples/digits.npy")
+        )
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", f"{predicting} | head -1"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+class TestSameAnswers:
+    def test_evaluate_agrees_with_training(self, out, metrics):
+        for runtime in ("litert", "tensorflow"):
+            text = ok("evaluate", f"--model_dir={out}", f"--runtime={runtime}").stdout
+            assert "data     sample, test, 500 images" in text
+            assert f"accuracy {metrics['test']['accuracy'] * 100:.2f} %" in text
+            assert f"loss     {metrics['test']['loss']:.4f}" in text
+
+    def test_arrays_pictures_and_both_runtimes_give_the_same_labels(
+        self, out, tmp_path
+    ):
+        images = datasets.load("sample").test_images
+        np.save(tmp_path / "all.npy", images)
+        (tmp_path / "pictures").mkdir()
+        for index, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / "pictures" / f"{index:03d}.png")
+        answers = [
+            list(predict(out, tmp_path / source, f"--runtime={runtime}").values())
+            for source in ("all.npy", "pictures")
+            for runtime in ("litert", "tensorflow")
+        ]
+        assert len(answers[0]) == 500
+        assert answers.count(answers[0]) == 4
+
+
+SMOKE = ["--flagfile=configs/smoke.cfg", "--augment=affine", "--dropout=0.2"]
+
+
+def weights(out):
+    return checkpoints.load(out / "checkpoints")[0]
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    ok("train", *SMOKE, f"--model_dir={folder}/out", f"--log_dir={folder}/logs")
+    return weights(folder / "out")
+
+
+def test_the_same_command_gives_the_same_weights(unbroken, tmp_path):
+    for seed in (1, 2):
+        folders = [f"--model_dir={tmp_path}/{seed}", f"--log_dir={tmp_path}/logs"]
+        ok("train", *SMOKE, f"--seed={seed}", *folders)
+    assert_same(weights(tmp_path / "1"), unbroken)
+    other = weights(tmp_path / "2")
+    assert any((other[name] != value).any() for name, value in unbroken.items())
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_been(unbroken, tmp_path, signum):
+    folders = [f"--model_dir={tmp_path}/out", f"--log_dir={tmp_path}/logs"]
+    running = subprocess.Popen(
+        command("train", *SMOKE, *folders, "--save_every=20"),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not checkpoints.find(tmp_path / "out" / "checkpoints"):
+        assert time.monotonic() < deadline
+        assert running.poll() is None, running.stderr.read()
+        time.sleep(0.02)
+    os.kill(running.pid, signum)
+    _, errors = running.communicate()
+    assert running.returncode == 128 + signum
+    assert f"{signum.name}: saved at step" in errors
+    assert not (tmp_path / "out" / "config.json").exists()
+
+    ok("train", *SMOKE, *folders, "--resume")
+    assert_same(weights(tmp_path / "out"), unbroken)
+    assert len(list((tmp_path / "logs").iterdir())) == 1
+
+
+def test_a_finished_run_says_so_and_more_epochs_go_on(tmp_path):
+    arguments = [*SMOKE, f"--model_dir={tmp_path}/out", f"--log_dir={tmp_path}/logs"]
+    ok("train", *arguments, "--epochs=1")
+    done = ok("train", *arguments, "--epochs=1", "--resume")
+    assert "the run is finished; raise --epochs" in done.stderr
+    done = ok("train", *arguments, "--epochs=2", "--resume")
+    assert "epoch 2/2" in done.stderr
+    assert "epoch 1/2" not in done.stderr
