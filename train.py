@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     config = command.parse(argv, command.config_flags(), __doc__ or "", to_config)
     from mnist_tf import experiment
 
-    print(experiment.summary(experiment.run(config)))
+    print(experiment.run(config))
 
 
 if __name__ == "__main__":

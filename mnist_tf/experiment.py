@@ -2,13 +2,9 @@
 
 import dataclasses
 import functools
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mnist_tf import actions, artifact, checkpoints, dataloader, datasets
+from mnist_tf import (
+    actions,
+    artifact,
+    checkpoints,
+    dataloader,
+    datasets,
+    folders,
+    records,
+)
 from mnist_tf.config import Config
 from mnist_tf.errors import Interrupted, UserError
 from mnist_tf.model import MODELS, build
@@ -26,28 +30,28 @@ from mnist_tf.trainer import Action, Trainer, cross_entropy
 # What a setting that is a name may be; `Config` itself knows no TensorFlow.
 KNOWN_NAMES = {"dataset": list(datasets.DATASETS), "model": list(MODELS)}
 
-# Settings that may change when a run is resumed: the rest decides the weights.
-_FREE_ON_RESUME = {
-    "data_dir", "epochs", "early_stopping", "model_dir", "log_dir", "resume",
-    "overwrite", "save_every", "save_every_seconds", "log_every",
-}  # fmt: skip
-
 
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What a run came to.
 
     Attributes:
+      model: the trained network, float32.
       description: what config.json says.
       metrics: what metrics.json says.
       model_dir: where the model is.
       log_dir: where its curves are.
     """
 
+    model: keras.Model
     description: Mapping[str, Any]
     metrics: Mapping[str, Any]
     model_dir: Path
     log_dir: Path
+
+    def __str__(self) -> str:
+        places = (self.model_dir, self.log_dir)
+        return records.summary(self.description, self.metrics, places)
 
 
 def run(config: Config, strategy: tf.distribute.Strategy | None = None) -> Result:
@@ -62,29 +66,22 @@ def run(config: Config, strategy: tf.distribute.Strategy | None = None) -> Resul
       Interrupted: SIGINT or SIGTERM came; the state of the run is saved.
     """
     strategy = strategy or tf.distribute.get_strategy()
-    model_dir = Path(config.model_dir)
-    saves = model_dir / artifact.CHECKPOINTS
-    _check_folders(config, saves)
+    saves = folders.saves(config)
+    folders.check(config)
     clock = time.perf_counter()
     dataset = datasets.load(config.dataset, config.data_dir)
     if dataset.warning:
         _say(f"warning: {dataset.warning}\n")
     splits = _split(config, dataset)
-    data_seconds = time.perf_counter() - clock
+    seconds = {"data": time.perf_counter() - clock}
 
-    clock = time.perf_counter()
     one_pass = -(-len(splits["train"][1]) // config.batch_size)
     steps_per_epoch = max(one_pass, config.min_steps_per_epoch)
-    steps = config.epochs * steps_per_epoch
-    trainer = _trainer(config, dataset, strategy, steps)
-    trainer.seconds["trace"] = time.perf_counter() - clock
-
-    description = _describe(config, dataset, splits, trainer.model)
-    log_name = _new_log_name(config)
+    trainer = _trainer(config, dataset, strategy, config.epochs * steps_per_epoch)
+    description = records.describe(config, dataset, splits, trainer.model)
+    log_name = folders.new_log_name(config)
     if config.resume:
         log_name = _resume(trainer, saves, description)
-        if trainer.step >= steps:
-            _say("the run is finished; raise --epochs to go on with it")
     elif config.overwrite:
         checkpoints.remove_all(saves)
 
@@ -94,87 +91,16 @@ def run(config: Config, strategy: tf.distribute.Strategy | None = None) -> Resul
         checkpoints.save(saves, trainer.step, arrays, record)
 
     log_dir = Path(config.log_dir) / log_name
-    with actions.StopOnSignal(trainer.stop) as signals:
-        _fit(config, splits, strategy, trainer, steps_per_epoch, save, log_dir)
-        if signals.signum:
-            save()
-            raise Interrupted(
-                signals.signum,
-                f"saved at step {trainer.step} of {steps}; --resume goes on from there",
-            )
-    if trainer.stopped:
-        _say(f"stopped early: {trainer.stopped}")
+    _fit(config, splits, trainer, steps_per_epoch, save, log_dir)
     trainer.finish()
-    metrics = {"dataset": dataset.name, **_measure(config, splits, trainer)}
-
-    clock = time.perf_counter()
-
-    def timed() -> dict[str, Any]:
-        export = time.perf_counter() - clock
-        seconds = {"data": data_seconds, **trainer.seconds, "export": export}
-        return {**metrics, "seconds": seconds}
-
-    inference = _build(config, dataset, "float32")
-    inference.set_weights(trainer.model.get_weights())
-    written = artifact.write(
-        model_dir,
-        model=inference,
-        image_shape=dataset.train_images.shape[1:],
-        description=description,
-        metrics=timed,
-    )
-    return Result(description, written, model_dir, log_dir)
-
-
-def summary(result: Result) -> str:
-    """What a run came to, for the terminal."""
-    about, metrics = result.description, result.metrics
-    images = about["dataset"]["images"]
-    counts = ", ".join(f"{count:,} {name}" for name, count in images.items() if count)
-    lines = [
-        f"data        {metrics['dataset']} ({about['dataset']['origin']}): {counts}",
-        f"model       {about['model']['name']}, {metrics['parameters']:,} parameters",
-        f"training    {metrics['epochs']} epochs, {metrics['steps']:,} steps, "
-        f"{metrics['images_per_second']:,.0f} images/s",
-    ]
-    for name in ("validation", "test"):
-        if name in metrics:
-            lines.append(
-                f"{name:<11} accuracy {metrics[name]['accuracy'] * 100:.2f} %  "
-                f"loss {metrics[name]['loss']:.4f}"
-            )
-    seconds = metrics["seconds"].items()
-    lines += [
-        f"time        {', '.join(f'{name} {value:.1f} s' for name, value in seconds)}",
-        f"saved in    {result.model_dir}",
-        f"curves in   {result.log_dir}",
-    ]
-    return "\n".join(lines)
+    figures = {"dataset": dataset.name, **_measure(config, splits, trainer)}
+    seconds |= trainer.seconds
+    model, metrics = _publish(config, dataset, trainer, description, figures, seconds)
+    return Result(model, description, metrics, Path(config.model_dir), log_dir)
 
 
 def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
-
-
-def _check_folders(config: Config, saves: Path) -> None:
-    """Refuses folders that cannot be written to, or hold what would be lost."""
-    problems = []
-    for name in ("model_dir", "log_dir"):
-        folder = Path(getattr(config, name)).absolute()
-        existing = next(p for p in (folder, *folder.parents) if p.exists())
-        if not existing.is_dir():
-            problems.append(f"{name}: {existing} is a file; give a folder")
-        elif not os.access(existing, os.W_OK | os.X_OK):
-            problems.append(f"{name}: {existing} cannot be written to; give another")
-    if problems:
-        raise UserError("; ".join(problems))
-    used = artifact.holds_model(config.model_dir) or checkpoints.find(saves)
-    if used and not (config.resume or config.overwrite):
-        raise UserError(
-            f"model_dir: {config.model_dir} holds a model or an unfinished run; give "
-            "--overwrite to replace it, --resume to go on with it, or another "
-            "--model_dir"
-        )
 
 
 def _split(config: Config, dataset: datasets.Dataset) -> dict[str, tuple]:
@@ -216,6 +142,7 @@ def _trainer(
     strategy: tf.distribute.Strategy,
     steps: int,
 ) -> Trainer:
+    clock = time.perf_counter()
     keras.utils.set_random_seed(config.seed)
     # Costs nothing measurable here, as the pipeline has no stateful random operation.
     tf.config.experimental.enable_op_determinism()
@@ -233,7 +160,7 @@ def _trainer(
             ema_decay=config.ema_decay,
         )
         model = _build(config, dataset, config.precision)
-    return Trainer(
+    trainer = Trainer(
         model=model,
         optimizer=optimizer,
         loss=functools.partial(cross_entropy, label_smoothing=config.label_smoothing),
@@ -242,13 +169,14 @@ def _trainer(
         select=config.select,
         steps_per_call=min(config.log_every, config.save_every or config.log_every),
     )
+    trainer.seconds["trace"] = time.perf_counter() - clock
+    return trainer
 
 
 def _training_batches(
     config: Config,
     split: tuple[np.ndarray, np.ndarray],
-    strategy: tf.distribute.Strategy,
-    start: int,
+    trainer: Trainer,
     stop: int,
 ) -> tf.data.Dataset:
     augmentation = {
@@ -268,14 +196,14 @@ def _training_batches(
             batch_size=config.batch_size,
             seed=config.seed,
             augmentation=augmentation,
-            start=start,
+            start=trainer.step,
             stop=stop,
             replicas=context.num_replicas_in_sync,
             pipeline=context.input_pipeline_id,
             pipelines=context.num_input_pipelines,
         )
 
-    return strategy.distribute_datasets_from_function(pipeline)
+    return trainer.strategy.distribute_datasets_from_function(pipeline)
 
 
 def _resume(trainer: Trainer, saves: Path, description: Mapping[str, Any]) -> str:
@@ -283,7 +211,7 @@ def _resume(trainer: Trainer, saves: Path, description: Mapping[str, Any]) -> st
     arrays, record, damaged = checkpoints.load(saves)
     for sentence in damaged:
         _say(f"warning: {sentence}; using the one before")
-    _check_same(record["description"], description)
+    records.check_same(record["description"], description)
     trainer.restore(arrays, record)
     return record["log_name"]
 
@@ -291,12 +219,15 @@ def _resume(trainer: Trainer, saves: Path, description: Mapping[str, Any]) -> st
 def _fit(
     config: Config,
     splits: Mapping[str, tuple],
-    strategy: tf.distribute.Strategy,
     trainer: Trainer,
     steps_per_epoch: int,
     save: Callable[[], None],
     log_dir: Path,
 ) -> None:
+    """Trains to the end, or until a signal or the early stop says so."""
+    steps = config.epochs * steps_per_epoch
+    if trainer.step >= steps:
+        _say("the run is finished; raise --epochs to go on with it")
     progress = actions.ShowProgress(done=trainer.step)
     along: list[Action] = [
         progress,
@@ -308,19 +239,52 @@ def _fit(
         along.append(
             actions.EarlyStopping(trainer.stop, lambda: trainer.history, patience)
         )
-    batches = _training_batches(
-        config, splits["train"], strategy, trainer.step, config.epochs * steps_per_epoch
+    with actions.StopOnSignal(trainer.stop) as signals:
+        try:
+            trainer.fit(
+                _training_batches(config, splits["train"], trainer, steps),
+                epochs=config.epochs,
+                steps_per_epoch=steps_per_epoch,
+                validation=_evaluation_batches(splits["validation"], trainer),
+                actions=along,
+            )
+        finally:
+            progress.close()
+        if signals.signum:
+            save()
+            raise Interrupted(
+                signals.signum,
+                f"saved at step {trainer.step} of {steps}; --resume goes on from there",
+            )
+    if trainer.stopped:
+        _say(f"stopped early: {trainer.stopped}")
+
+
+def _publish(
+    config: Config,
+    dataset: datasets.Dataset,
+    trainer: Trainer,
+    description: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    seconds: Mapping[str, float],
+) -> tuple[keras.Model, Mapping[str, Any]]:
+    """Writes the model directory; returns the model in it and its metrics."""
+    clock = time.perf_counter()
+
+    def timed() -> dict[str, Any]:
+        export = time.perf_counter() - clock
+        return {**metrics, "seconds": {**seconds, "export": export}}
+
+    model = _build(config, dataset, "float32")
+    model.set_weights(trainer.model.get_weights())
+    written = artifact.write(
+        config.model_dir,
+        model=model,
+        image_shape=dataset.train_images.shape[1:],
+        description=description,
+        metrics=timed,
     )
-    try:
-        trainer.fit(
-            batches,
-            epochs=config.epochs,
-            steps_per_epoch=steps_per_epoch,
-            validation=_evaluation_batches(splits["validation"], strategy),
-            actions=along,
-        )
-    finally:
-        progress.close()
+    return model, written
 
 
 def _measure(
@@ -329,7 +293,7 @@ def _measure(
     """All figures of a finished run but its times."""
     measured: dict[str, Any] = {}
     for name in ("validation", "test"):
-        batches = _evaluation_batches(splits[name], trainer.strategy)
+        batches = _evaluation_batches(splits[name], trainer)
         if batches is not None:
             measured[name] = trainer.evaluate(batches)
     images = trainer.step * config.batch_size
@@ -343,79 +307,9 @@ def _measure(
 
 
 def _evaluation_batches(
-    split: tuple[np.ndarray, np.ndarray], strategy: tf.distribute.Strategy
+    split: tuple[np.ndarray, np.ndarray], trainer: Trainer
 ) -> Iterable | None:
     if not len(split[1]):
         return None
     batches = dataloader.evaluation_batches(*split)
-    return strategy.experimental_distribute_dataset(batches)
-
-
-def _describe(
-    config: Config,
-    dataset: datasets.Dataset,
-    splits: Mapping[str, tuple],
-    model: keras.Model,
-) -> dict[str, Any]:
-    packages = ("tensorflow", "keras", "numpy", "ai-edge-litert")
-    return {
-        "config": config.to_dict(),
-        "dataset": {
-            "name": dataset.name,
-            "origin": dataset.origin,
-            "sha256": dataset.sha256,
-            "labels": list(dataset.labels),
-            "image_shape": list(dataset.train_images.shape[1:]),
-            "images": {name: len(labels) for name, (_, labels) in splits.items()},
-        },
-        "model": {
-            "name": config.model,
-            "class": type(model).__name__,
-            "parameters": model.count_params(),
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in packages},
-        },
-        "git_commit": _git_commit(),
-    }
-
-
-def _check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuses to resume with settings or data that would train something else."""
-    differ = [
-        f"{name} was {value!r}, is {now['config'][name]!r}"
-        for name, value in saved["config"].items()
-        if name not in _FREE_ON_RESUME and value != now["config"][name]
-    ]
-    if saved["dataset"]["sha256"] != now["dataset"]["sha256"]:
-        was, is_now = saved["dataset"]["name"], now["dataset"]["name"]
-        differ.append(f"the data were {was}, are {is_now}")
-    if differ:
-        raise UserError(
-            f"resume: {'; '.join(differ)}; give what the run was started with, or "
-            "--overwrite to start again"
-        )
-
-
-def _new_log_name(config: Config) -> str:
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.model}"
-    others = 1
-    while (Path(config.log_dir) / name).exists():
-        others += 1
-        name = f"{name.partition('+')[0]}+{others}"
-    return name
-
-
-def _git_commit() -> str | None:
-    """The commit that this code is at; None outside a git checkout."""
-    try:
-        found = subprocess.run(
-            ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError:
-        return None
-    return found.stdout.strip() or None
+    return trainer.strategy.experimental_distribute_dataset(batches)

@@ -5,9 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from mnist_tf import datasets
 from mnist_tf.errors import UserError
+
+# A busy machine is no failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -45,6 +51,16 @@ def write_idx(path, array, gzipped=False):
     """Writes an array as an IDX file."""
     content = idx_bytes(array)
     path.write_bytes(gzip.compress(content) if gzipped else content)
+
+
+@st.composite
+def damaged(draw, *good):
+    """Any bytes, or one of the good files with some bytes changed or its end lost."""
+    content = bytearray(draw(st.sampled_from(good) | st.binary()))
+    places = st.integers(0, max(len(content) - 1, 0))
+    for place, value in draw(st.lists(st.tuples(places, st.integers(0, 255)))):
+        content[place : place + 1] = [value]
+    return bytes(content[: draw(st.none() | places)])
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ FLOORS = [
     {"config", "formats", "quiet"},
     {"images", "optimizers", "dataloader", "evaluation"},
     {"datasets", "model", "trainer", "checkpoints", "artifact"},
-    {"actions", "predictor"},
+    {"actions", "predictor", "records", "folders"},
     {"experiment", "output"},
     {"command"},
 ]

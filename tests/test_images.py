@@ -1,0 +1,353 @@
+"""Arrays keep their pixels; pictures become digits as MNIST has them, or are refused."""
+
+import contextlib
+import io
+import os
+import struct
+import sys
+import threading
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from mnist_tf import images
+from mnist_tf.errors import UserError
+from tests.conftest import damaged, refusal
+
+
+@pytest.fixture
+def digit(sample):
+    return sample.test_images[0]
+
+
+@pytest.fixture
+def page(digit):
+    """A photograph of a sort: the digit, large and dark, to one side of a page."""
+    grey = np.full((300, 400), 250, np.uint8)
+    grey[10:290, 100:380] -= np.kron(digit, np.ones((10, 10), np.uint8)) // 2
+    return Image.fromarray(grey)
+
+
+def read(path):
+    return images.read(str(path))
+
+
+def alike(image, other):
+    return np.corrcoef(image.ravel(), other.ravel())[0, 1] > 0.95
+
+
+def encoded(picture, form, **options):
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def png_header(width, height):
+    """A PNG that claims a size and has no pixels."""
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
+        (b"IDAT", b""),
+        (b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data
+        + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [
+        ((28, 28), 1),
+        ((28, 28, 1), 1),
+        ((1, 28, 28), 1),
+        ((3, 28, 28), 3),
+        ((3, 28, 28, 1), 3),
+        ((28, 28, 28), 28),
+    ],
+)
+def test_shapes_that_are_images(shape, count):
+    array = np.arange(np.prod(shape)).reshape(shape).astype(np.uint8)
+    found = images.from_array(array, "array")
+    np.testing.assert_array_equal(found, array.reshape(count, 28, 28))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (),
+        (28,),
+        (784,),
+        (27, 28),
+        (3, 784),
+        (3, 28, 27),
+        (3, 28, 28, 3),
+        (2, 3, 28, 28),
+    ],
+)
+def test_other_shapes_are_refused(shape):
+    line = refusal(images.from_array, np.zeros(shape, np.uint8), "array")
+    assert line == f"array: got shape {list(shape)}; give [28, 28] or [n, 28, 28]"
+
+
+def test_no_images_at_all_are_refused():
+    line = refusal(images.from_array, np.zeros((0, 28, 28), np.uint8), "array")
+    assert line == "array: holds no image, its shape is [0, 28, 28]"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.uint64])
+def test_integers_are_taken_as_they_are(digit, dtype):
+    found = images.from_array(digit.astype(dtype), "array")
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found[0], digit)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_of_0_to_1_are_scaled_to_255(digit, dtype):
+    found = images.from_array((digit / 255).astype(dtype), "array")
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found[0], digit)
+
+
+def test_true_is_white(digit):
+    found = images.from_array(digit > 100, "array")
+    np.testing.assert_array_equal(found[0], (digit > 100) * 255)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (1.5, "values from 0.0 to 1.5; give floats of 0..1, or uint8 of 0..255"),
+        (-0.1, "values from -0.1 to 0.0; give floats of 0..1"),
+        (np.nan, "not finite"),
+        (np.inf, "not finite"),
+        (256, "values from 0 to 256; give integers of 0..255"),
+        (-1, "values from -1 to 0; give integers of 0..255"),
+        (1, "got int64 values of 0 and 1 only; multiply by 255, or give floats"),
+    ],
+)
+def test_values_that_are_no_grey_level_are_refused(value, words):
+    array = np.zeros((28, 28), type(value))
+    array[3, 4] = value
+    assert words in refusal(images.from_array, array, "array")
+
+
+@pytest.mark.parametrize("names", [["only"], ["images"], ["other", "images"]])
+def test_an_npz_has_one_array_or_one_called_images(tmp_path, digit, names):
+    *others, last = names
+    np.savez(tmp_path / "a.npz", **dict.fromkeys(others, digit.T), **{last: digit})
+    np.testing.assert_array_equal(read(tmp_path / "a.npz"), digit[np.newaxis])
+
+
+@pytest.mark.parametrize(
+    ("names", "words"), [(["x", "y"], "holds x, y; give one"), ([], "holds nothing")]
+)
+def test_an_npz_that_leaves_the_choice_open_is_refused(tmp_path, digit, names, words):
+    np.savez(tmp_path / "a.npz", **dict.fromkeys(names, digit))
+    assert words in refusal(read, tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("name", ["digit.png", "digit.bmp", "digit.npy"])
+@pytest.mark.parametrize("ink", ["light", "dark"])
+def test_a_picture_of_28x28_keeps_its_pixels_light_on_dark(tmp_path, digit, name, ink):
+    grey = digit if ink == "light" else 255 - digit
+    form = "BMP" if name.endswith("bmp") else "PNG"  # the suffix does not matter
+    Image.fromarray(grey).save(tmp_path / name, form)
+    np.testing.assert_array_equal(read(tmp_path / name), digit[np.newaxis])
+
+
+def two_colours(digit):
+    """A palette's second colour is the ink, its first one is transparent."""
+    picture = Image.frombytes("P", (28, 28), (digit > 127).tobytes())
+    picture.putpalette([255, 0, 0, 0, 0, 0])
+    picture.info["transparency"] = 0
+    return picture
+
+
+def on_transparent(digit, ink):
+    grey = Image.new("L", (28, 28), ink)
+    return Image.merge("RGBA", [grey, grey, grey, Image.fromarray(digit)])
+
+
+KINDS = {
+    "RGB": lambda digit: Image.fromarray(digit).convert("RGB"),
+    "RGBA": lambda digit: Image.fromarray(digit).convert("RGBA"),
+    "16 bits": lambda digit: Image.fromarray(digit.astype(np.uint16) * 257),
+    "1 bit": lambda digit: Image.fromarray(digit > 127),
+    "palette": lambda digit: Image.fromarray(digit).convert("P"),
+    "palette, transparent": two_colours,
+    "black on transparent": lambda digit: on_transparent(digit, 0),
+    "white on transparent": lambda digit: on_transparent(digit, 255),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_png_shows_its_ink(tmp_path, digit, kind):
+    if kind in ("1 bit", "palette, transparent"):
+        digit = np.where(digit > 127, 255, 0).astype(np.uint8)
+    KINDS[kind](digit).save(tmp_path / "digit.png")
+    np.testing.assert_array_equal(read(tmp_path / "digit.png"), digit[np.newaxis])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_jpegs_are_read_in_grey_colour_and_print(tmp_path, digit, mode):
+    Image.fromarray(digit).convert(mode).save(tmp_path / "digit.jpg", quality=95)
+    difference = read(tmp_path / "digit.jpg")[0].astype(int) - digit
+    assert np.abs(difference).max() < 32
+
+
+@pytest.mark.parametrize("name", ["page.png", "page.jpg", "page.bmp"])
+@pytest.mark.parametrize("ink", ["light", "dark"])
+def test_a_larger_page_is_cut_scaled_and_centred(tmp_path, page, digit, name, ink):
+    if ink == "light":
+        page = page.point(lambda grey: 255 - grey)
+    page.save(tmp_path / name)
+    image = read(tmp_path / name)[0].astype(float)
+    rows, columns = np.nonzero(image)
+    assert max(np.ptp(rows), np.ptp(columns)) + 1 == 20
+    assert abs(np.average(np.arange(28), weights=image.sum(axis=0)) - 13.5) <= 0.5
+    assert abs(np.average(np.arange(28), weights=image.sum(axis=1)) - 13.5) <= 0.5
+    assert alike(image, digit)
+    assert image.max() > 200
+
+
+def test_a_page_of_16_bits_is_cut_scaled_and_centred(tmp_path, page, digit):
+    wide = np.asarray(page).astype(np.uint16) * 257
+    Image.fromarray(wide).save(tmp_path / "page.png")
+    assert alike(read(tmp_path / "page.png"), digit)
+
+
+def test_a_photograph_is_turned_as_the_camera_says(tmp_path, page, digit):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned to the right
+    lying = page.transpose(Image.Transpose.ROTATE_90)  # to the left
+    lying.save(tmp_path / "page.jpg", exif=exif)
+    assert alike(read(tmp_path / "page.jpg"), digit)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (1, 1), (300, 200), (3000, 2)])
+@pytest.mark.parametrize("grey", [0, 100, 255])
+def test_an_empty_page_is_all_0(tmp_path, size, grey):
+    Image.new("L", size, grey).save(tmp_path / "page.png")
+    assert read(tmp_path / "page.png").shape == (1, 28, 28)
+    assert not read(tmp_path / "page.png").any()
+
+
+@pytest.mark.parametrize(("contrast", "seen"), [(31, False), (32, True)])
+def test_a_shade_of_the_paper_is_no_ink(tmp_path, contrast, seen):
+    page = Image.new("L", (60, 60), 200)
+    page.paste(200 - contrast, (20, 20, 40, 40))
+    page.save(tmp_path / "page.png")
+    assert read(tmp_path / "page.png").any() == seen
+
+
+def test_specks_too_small_to_scale_are_no_ink(tmp_path):
+    page = Image.new("L", (1000, 1000), 255)
+    for corner in ((10, 10), (990, 990)):
+        page.putpixel(corner, 0)
+    page.save(tmp_path / "page.png")
+    assert not read(tmp_path / "page.png").any()
+
+
+@pytest.mark.parametrize("size", [(8, 900), (900, 8)])
+def test_a_stroke_keeps_its_shape(tmp_path, size):
+    page = Image.new("L", (1000, 1000), 255)
+    page.paste(0, (50, 50, 50 + size[0], 50 + size[1]))
+    page.save(tmp_path / "page.png")
+    rows, columns = np.nonzero(read(tmp_path / "page.png")[0])
+    assert sorted([np.ptp(rows) + 1, np.ptp(columns) + 1]) == [1, 20]
+
+
+@pytest.mark.parametrize("side", [8001, 10_000, 20_000, 2**31 - 1])
+def test_a_picture_too_large_to_decode_is_refused(tmp_path, side):
+    path = tmp_path / "large.png"
+    path.write_bytes(png_header(side, side))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # would be a second line on the terminal
+        line = refusal(images.read, path)
+    assert line.startswith(str(path))
+    assert "pixels; the most is 64,000,000 in all" in line
+
+
+SQUARE = Image.new("L", (60, 40), 7)
+EXIF = Image.Exif()
+EXIF.update({0x0112: 6, 0x010E: "a text"})
+JPEG = encoded(SQUARE, "JPEG", exif=EXIF)
+PNG, BMP = encoded(SQUARE, "PNG"), encoded(SQUARE, "BMP")
+FAULTS = {
+    "empty.png": (b"", "is empty"),
+    "text.png": (b"no picture", "not a npy, npz, PNG, JPEG or BMP file"),
+    "gif.png": (encoded(SQUARE, "GIF"), "not a npy, npz, PNG, JPEG or BMP file"),
+    "svg.png": (b"<svg/>", "not a npy, npz, PNG, JPEG or BMP file"),
+    "cut.png": (PNG[:-20], "damaged picture"),
+    "cut.jpg": (JPEG[:-20], "damaged picture"),
+    "cut.bmp": (BMP[:-20], "damaged picture"),
+    "resolution_is_a_text.jpg": (
+        JPEG.replace(b"\x01\x0e\0\2", b"\x01\x1a\0\2"),
+        "damaged picture",
+    ),
+    "cut.npy": (b"\x93NUMPY\1\0", "damaged npy header"),
+    "cut.npz": (b"PK", "damaged npz"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_file_that_is_no_image_is_refused(tmp_path, name):
+    content, words = FAULTS[name]
+    (tmp_path / name).write_bytes(content)
+    line = refusal(images.read, tmp_path / name)
+    assert line.startswith(str(tmp_path / name))
+    assert words in line
+
+
+@pytest.mark.parametrize("name", ["none.png", ""])
+def test_what_is_no_file_is_refused(tmp_path, name):
+    line = refusal(images.read, tmp_path / name)
+    assert line.startswith(f"{tmp_path / name}: ")
+
+
+@given(damaged(PNG, JPEG, BMP))
+def test_any_picture_gives_28x28_or_is_refused(content):
+    with contextlib.suppress(UserError), warnings.catch_warnings(action="ignore"):
+        image = images.from_picture(io.BytesIO(content), "picture")
+        assert (image.shape, image.dtype) == ((28, 28), np.uint8)
+
+
+def test_a_minus_is_standard_input(monkeypatch, digit):
+    content = encoded(Image.fromarray(digit), "PNG")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    np.testing.assert_array_equal(images.read("-"), digit[np.newaxis])
+    assert refusal(images.read, "-") == "standard input: is empty"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_read_like_standard_input(tmp_path, digit):
+    os.mkfifo(tmp_path / "pipe")
+    content = encoded(Image.fromarray(digit), "PNG")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[content])
+    writer.start()
+    try:
+        np.testing.assert_array_equal(read(tmp_path / "pipe"), digit[np.newaxis])
+    finally:
+        writer.join()
+
+
+def test_folders_give_what_is_in_them_in_order(tmp_path):
+    for name in ("b.PNG", "a.npy", "c/d.jpeg", "notes.txt", "e.png/f.bmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = images.find_inputs(["-", str(tmp_path), "not there.png"])
+    inside = [str(tmp_path / n) for n in ("a.npy", "b.PNG", "c/d.jpeg", "e.png/f.bmp")]
+    assert list(found) == ["-", *inside, "not there.png"]
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    line = refusal(lambda path: list(images.find_inputs([str(path)])), tmp_path)
+    assert line == f"{tmp_path}: holds no .png, .jpg, .jpeg, .bmp, .npy, .npz file"
