@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help train predict evaluate tensorboard test lint format clean
+.PHONY: help train predict evaluate tensorboard test claims lint format clean
 
 help:  ## lists these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,9 @@ tensorboard: .venv/installed  ## shows the runs in logs/
 
 test: lint  ## lints, checks the types and runs the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+claims: .venv/installed  ## measures the README's table; ARGS="--data_dir=..."
+	$(BIN)/python benchmarks/claims.py $(ARGS)
 
 lint: .venv/installed-dev  ## lints and checks the types
 	$(BIN)/ruff check .

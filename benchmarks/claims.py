@@ -124,8 +124,13 @@ def _runtimes(model_dir: Path, data_dir: str) -> tuple[str, str]:
 
     from mnist_tf import experiment
 
-    settings = {"model_dir": str(model_dir), "log_dir": f"{model_dir}-logs"}
-    result = experiment.run(Config(data_dir=data_dir, epochs=1, **settings))
+    config = Config(
+        data_dir=data_dir,
+        epochs=1,
+        model_dir=str(model_dir),
+        log_dir=f"{model_dir}-logs",
+    )
+    result = experiment.run(config)
     images = datasets.load("mnist", data_dir).test_images
     logits = [result.model(part[..., np.newaxis]) for part in np.split(images, 20)]
     answers = [tf.nn.softmax(tf.concat(logits, 0)).numpy()] + [
