@@ -6,6 +6,7 @@ Prints loss, accuracy, precision and recall of each class, and how the classes a
 confused, exact over every image.
 """
 
+import functools
 from collections.abc import Sequence
 
 from mnist_tf import command, datasets, evaluation
@@ -16,17 +17,21 @@ SPLITS = ("test", "train")
 
 FLAGS = {
     "model_dir": command.Flag("out", "Folder that training wrote."),
-    "split": command.Flag("test", f"Images to measure on: {', '.join(SPLITS)}."),
+    "split": command.Flag(
+        "test", "Images to measure on: test or train.", choices=SPLITS),
     "dataset": command.Flag(
-        "", "Data set; the one the model was trained on, or with --data_dir auto."),
+        "", "Data set; the one the model was trained on, or with --data_dir auto.",
+        choices=datasets.DATASETS),
     "data_dir": command.Flag("", "Folder with the data."),
-    "runtime": command.Flag("auto", f"What computes: {', '.join(RUNTIMES)}."),
+    "runtime": command.Flag(
+        "auto", "What computes: auto, litert or tensorflow.", choices=RUNTIMES),
 }  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> None:
     """Evaluates as the flags say."""
-    values = command.parse(argv, FLAGS, __doc__ or "", _checked)
+    fill = functools.partial(command.with_defaults, FLAGS)
+    values = command.parse(argv, FLAGS, __doc__ or "", fill)
     predictor = Predictor(values["model_dir"], values["runtime"])
     name, data_dir = values["dataset"], values["data_dir"]
     if not name and not data_dir:
@@ -45,22 +50,6 @@ def main(argv: Sequence[str]) -> None:
     found = evaluation.evaluate(predictor.probabilities(images), labels)
     print(f"data     {dataset.name}, {values['split']}, {len(labels):,} images")
     print(evaluation.report(found, predictor.labels))
-
-
-def _checked(values: command.Values) -> command.Values:
-    given = {name: values.get(name, flag.default) for name, flag in FLAGS.items()}
-    problems = []
-    if given["split"] not in SPLITS:
-        problems.append(command.unknown_name("split", given["split"], SPLITS))
-    if given["runtime"] not in RUNTIMES:
-        problems.append(command.unknown_name("runtime", given["runtime"], RUNTIMES))
-    if given["dataset"] and given["dataset"] not in datasets.DATASETS:
-        problems.append(
-            command.unknown_name("dataset", given["dataset"], datasets.DATASETS)
-        )
-    if problems:
-        raise UserError("; ".join(problems))
-    return given
 
 
 if __name__ == "__main__":

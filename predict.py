@@ -17,12 +17,14 @@ from mnist_tf.predictor import RUNTIMES, Predictor
 FLAGS = {
     "model_dir": command.Flag("out", "Folder that training wrote."),
     "input": command.Flag(
-        "", "File or folder to read, or - for standard input; more may follow.",
+        [], "File or folder to read, or - for standard input; more may follow.",
         many=True),
-    "format": command.Flag("table", f"{', '.join(output.FORMATS)}."),
-    "top_k": command.Flag(1, "How many of the most probable labels to give."),
+    "format": command.Flag(
+        "table", "How to answer: table, json or csv.", choices=output.FORMATS),
+    "top_k": command.Flag("1", "How many of the most probable labels to give."),
     "output": command.Flag("", "File to write instead of standard output."),
-    "runtime": command.Flag("auto", f"What computes: {', '.join(RUNTIMES)}."),
+    "runtime": command.Flag(
+        "auto", "What computes: auto, litert or tensorflow.", choices=RUNTIMES),
 }  # fmt: skip
 
 
@@ -46,16 +48,12 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _checked(values: command.Values) -> command.Values:
-    given = {name: values.get(name, flag.default) for name, flag in FLAGS.items()}
+    given = command.with_defaults(FLAGS, values)
     problems = []
     if not given["input"]:
         problems.append("input: got nothing; give a file, a folder or -")
-    if given["format"] not in output.FORMATS:
-        problems.append(command.unknown_name("format", given["format"], output.FORMATS))
-    if not str(given["top_k"]).isdecimal() or int(given["top_k"]) < 1:
+    if not given["top_k"].isdecimal() or int(given["top_k"]) < 1:
         problems.append(f"top_k: got {given['top_k']!r}; give a whole number from 1 on")
-    if given["runtime"] not in RUNTIMES:
-        problems.append(command.unknown_name("runtime", given["runtime"], RUNTIMES))
     if problems:
         raise UserError("; ".join(problems))
     return given

@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _checked(values: command.Values) -> command.Values:
-    given = {name: values.get(name, flag.default) for name, flag in FLAGS.items()}
+    given = command.with_defaults(FLAGS, values)
     if not given["data_dir"]:
         raise UserError("data_dir: got nothing; give the folder with all of MNIST")
     return given

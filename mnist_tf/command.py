@@ -5,7 +5,7 @@ import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from absl import flags
@@ -27,6 +27,7 @@ class Flag:
       group: the heading it stands under in --help.
       switch: --name and --noname, without a value.
       many: may be given several times; all that is no flag counts as its value too.
+      choices: what it may be; anything if empty.
     """
 
     default: Any
@@ -34,6 +35,7 @@ class Flag:
     group: str = "Flags"
     switch: bool = False
     many: bool = False
+    choices: Collection[str] = ()
 
 
 _COMMON = {
@@ -107,6 +109,9 @@ def parse(
             values[more] = [*values.get(more, []), argument]
         else:
             problems.append(f"got {argument!r}, which is no flag; write --name=value")
+    for name, value in values.items():
+        if known[name].choices and value not in known[name].choices:
+            problems.append(unknown_name(name, value, known[name].choices))
     try:
         converted = convert(values)
     except UserError as error:
@@ -114,6 +119,11 @@ def parse(
     if problems:
         raise UserError("; ".join(problems))
     return converted
+
+
+def with_defaults(known: Mapping[str, Flag], values: Values) -> Values:
+    """The values that were given, and the defaults of the other flags."""
+    return {name: values.get(name, flag.default) for name, flag in known.items()}
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
@@ -133,7 +143,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         print(error, file=sys.stderr)
         code = 128 + error.signum
     except KeyboardInterrupt:
-        print("SIGINT: nothing to save yet", file=sys.stderr)
+        print("SIGINT: ended; what was saved before is as it was", file=sys.stderr)
         code = 130
     except BrokenPipeError:
         # Whoever read our output has seen enough, as `head` does.
@@ -160,7 +170,7 @@ def _help(about: str, known: Mapping[str, Flag]) -> str:
             group = flag.group
             lines += ["", f"{group}:"]
         shown = flag.default
-        if isinstance(shown, tuple):
+        if isinstance(shown, tuple | list):
             shown = ",".join(map(str, shown))
         lines.append(f"  --[no]{name}" if flag.switch else f"  --{name}={shown}")
         lines += textwrap.wrap(
