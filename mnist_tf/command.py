@@ -1,12 +1,13 @@
 """What the commands share: flags, --help, one-line errors and exit codes."""
 
 import dataclasses
+import io
 import os
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 from absl import flags
 
@@ -91,6 +92,9 @@ def parse(
         define(name, None, flag.help, flag_values=parser)
     try:
         rest = parser(argv, known_only=True)[1:]
+    except UnicodeDecodeError as error:
+        files = [argument for argument in argv if "flagfile" in argument]
+        raise UserError(f"{', '.join(files)}: is no text ({error})") from error
     except (flags.Error, ValueError) as error:
         raise UserError(str(error).splitlines()[0]) from error
     if parser["help"].value:
@@ -132,8 +136,15 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     0: done, or what `main` returns. 1: an error, told in one line. 128 more than the
     signal after SIGINT or SIGTERM.
     """
+    if sys.stdout is None:  # closed by who started us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (lives as long as we do)
+    # Names of files may hold what is no text.
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     try:
-        code = main(sys.argv) or 0
+        try:
+            code = main(sys.argv) or 0
+        except SystemExit:  # --help
+            code = 0
         sys.stdout.flush()
     except UserError as error:
         _show_traceback_if_asked()
@@ -147,18 +158,24 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         code = 130
     except BrokenPipeError:
         # Whoever read our output has seen enough, as `head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         code = 0
     except OSError as error:
         # A disk that is full or read-only, say, at any write below.
         _show_traceback_if_asked()
         print(f"error: {error}", file=sys.stderr)
+        _forget_output()
         code = 1
     sys.exit(code)
 
 
+def _forget_output() -> None:
+    """Keeps Python from another try to write, and to complain, when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _show_traceback_if_asked() -> None:
-    if "--debug" in sys.argv:
+    if {"--debug", "--debug=true"} & set(sys.argv):
         traceback.print_exc()
 
 

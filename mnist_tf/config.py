@@ -7,7 +7,7 @@ follow from it: to add a setting, add a field.
 
 import dataclasses
 import json
-import math
+import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -214,7 +214,7 @@ class Config:
         """
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"settings: not JSON ({error})") from error
         if not isinstance(values, dict):
             raise UserError(f"settings: got {type(values).__name__}, not an object")
@@ -278,7 +278,8 @@ def _parse(field: dataclasses.Field, value: str | bool) -> Any:
 
 def _has_type(field: dataclasses.Field, value: Any) -> bool:
     if field.type is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        # Compared, because a whole number may be too large to become a float.
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
     if field.type in (bool, int, str):
         return type(value) is field.type
     return type(value) is tuple and all(type(item) is int for item in value)

@@ -138,8 +138,8 @@ def auto(data_dir: str) -> Dataset:
         return mnist("")
     except UserError as error:
         warning = (
-            f"MNIST cannot be had ({error}). Training on the 5,000 digits that ship "
-            "with the project instead; for all of MNIST give --data_dir"
+            "this is not all of MNIST but the 5,000 digits that ship with the project; "
+            f"for all of it give --data_dir=FOLDER ({error})"
         )
         return dataclasses.replace(sample(""), warning=warning)
 
@@ -296,6 +296,8 @@ def _pictures(folder: Path) -> Dataset:
         if not stacks:
             raise UserError(f"{folder / split}: holds no <label>/*.png")
         arrays += [np.concatenate(stacks), np.array(indices)]
+    if len(labels) == 1:
+        raise UserError(f"{folder}: got one label, {labels[0]!r}; give two or more")
     return _checked("custom", str(folder), labels, *arrays)
 
 

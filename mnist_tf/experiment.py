@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -71,7 +72,9 @@ def run(config: Config, strategy: tf.distribute.Strategy | None = None) -> Resul
     clock = time.perf_counter()
     dataset = datasets.load(config.dataset, config.data_dir)
     if dataset.warning:
-        _say(f"warning: {dataset.warning}\n")
+        frame = "!" * 80
+        lines = textwrap.wrap(f"warning: {dataset.warning}", 80)
+        _say("\n".join([frame, *lines, frame]))
     splits = _split(config, dataset)
     seconds = {"data": time.perf_counter() - clock}
 

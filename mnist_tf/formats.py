@@ -7,9 +7,11 @@ names the file.
 
 import contextlib
 import gzip
+import lzma
 import math
 import os
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ MAX_BYTES = 2**30  # 1.3 million images of 28x28; more does not fit a laptop's m
 # Deflate cannot shrink anything further (https://zlib.net/zlib_tech.html).
 _MAX_DEFLATE_RATIO = 1032
 
-# What NumPy, zipfile, gzip and zlib raise on damaged input.
+# What NumPy, zipfile and the decompressors raise on damaged input.
 _DAMAGE = (
     EOFError,
     ValueError,
@@ -35,9 +37,11 @@ _DAMAGE = (
     RecursionError,
     NotImplementedError,
     RuntimeError,
-    KeyError,
+    LookupError,
     SyntaxError,
+    tokenize.TokenError,
     struct.error,
+    lzma.LZMAError,
     zlib.error,
     zipfile.BadZipFile,
     OSError,
@@ -92,9 +96,12 @@ def read_npy(file: IO[bytes], size: int, name: str) -> np.ndarray:
         )
     held = size - (file.tell() - start)
     data = _read_exactly(file, math.prod(shape) * dtype.itemsize, held, name)
-    array = np.frombuffer(data, dtype).reshape(
-        shape, order="F" if fortran_order else "C"
-    )
+    try:
+        array = np.frombuffer(data, dtype).reshape(
+            shape, order="F" if fortran_order else "C"
+        )
+    except _DAMAGE as error:  # a shape of too many axes, say
+        raise UserError(f"{name}: damaged npy header ({_brief(error)})") from error
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
@@ -107,6 +114,12 @@ def read_npz(file: IO[bytes], name: str) -> dict[str, np.ndarray]:
     arrays = {}
     try:
         with zipfile.ZipFile(file) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+            if unpacked > MAX_BYTES:
+                raise UserError(
+                    f"{name}: claims to unpack to {unpacked:,} bytes; the most is "
+                    f"{MAX_BYTES:,}"
+                )
             for info in archive.infolist():
                 inner = f"{name}:{info.filename}"
                 _check_ratio(info.file_size, info.compress_size, inner)
@@ -190,10 +203,11 @@ def _read_exactly(
 
 
 def _check_ratio(size: int, compressed: int, name: str) -> None:
-    if size > MAX_BYTES or size > compressed * _MAX_DEFLATE_RATIO + 1024:
+    most = compressed * _MAX_DEFLATE_RATIO + 1024
+    if size > most:
         raise UserError(
             f"{name}: claims to unpack {compressed:,} bytes to {size:,}; the most is "
-            f"{MAX_BYTES:,}"
+            f"{most:,}"
         )
 
 

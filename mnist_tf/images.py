@@ -6,9 +6,11 @@ keeping its shape, and placed with its centre of mass in the middle of 28x28.
 """
 
 import io
+import math
 import os
 import struct
 import sys
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -68,6 +70,9 @@ def read(name: str) -> np.ndarray:
         data = sys.stdin.buffer.read(formats.MAX_BYTES)
         return _decode(io.BytesIO(data), len(data), "standard input")
     with formats.opened(name) as file:
+        if not file.seekable():  # a pipe
+            data = file.read(formats.MAX_BYTES)
+            return _decode(io.BytesIO(data), len(data), name)
         return _decode(file, os.fstat(file.fileno()).st_size, name)
 
 
@@ -124,21 +129,24 @@ def from_picture(file: IO[bytes], name: str) -> np.ndarray:
     # Here, because reading arrays does not need Pillow and starts faster without.
     from PIL import Image, ImageOps
 
+    too_large = f"{name}: too many pixels; the most is {_MAX_PIXELS:,} in all"
     try:
-        with Image.open(file, formats=("PNG", "JPEG", "BMP")) as picture:
-            width, height = picture.size
-            if width * height > _MAX_PIXELS:
-                raise UserError(
-                    f"{name}: {width} x {height} pixels; the most is {_MAX_PIXELS:,} "
-                    "in all"
-                )
+        # Pillow warns of some large pictures and refuses larger ones by itself.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(file, formats=("PNG", "JPEG", "BMP")) as picture,
+        ):
+            if math.prod(picture.size) > _MAX_PIXELS:
+                raise UserError(too_large)
             picture.load()
             grey = _grey(ImageOps.exif_transpose(picture))
     except Image.UnidentifiedImageError as error:
         raise UserError(f"{name}: not a npy, npz, PNG, JPEG or BMP file") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(too_large) from error
     except (
-        OSError, SyntaxError, EOFError, OverflowError, struct.error, zlib.error,
-        Image.DecompressionBombError,
+        OSError, SyntaxError, EOFError, OverflowError, TypeError, struct.error,
+        zlib.error,
     ) as error:  # fmt: skip
         raise UserError(f"{name}: damaged picture ({error})") from error
     except ValueError as error:
@@ -150,6 +158,8 @@ def from_picture(file: IO[bytes], name: str) -> np.ndarray:
     low, high = float(grey.min()), float(grey.max())
     if paper > (low + high) / 2:
         grey, paper, high = 255 - grey, 255 - paper, 255 - low
+    if low == high:
+        return np.zeros((SIZE, SIZE), np.uint8)
     if grey.shape == (SIZE, SIZE):
         return grey
     if high - paper < _LEAST_CONTRAST:
@@ -209,11 +219,14 @@ def _centred(ink: np.ndarray) -> np.ndarray:
     small = Image.fromarray(digit).resize((width, height), Image.Resampling.LANCZOS)
     mass = np.asarray(small, np.float64)
     total = mass.sum()
+    page = np.zeros((SIZE, SIZE), np.uint8)
+    if total == 0:  # nothing but specks, which scaling down has removed
+        return page
     middle_y = (mass.sum(axis=1) @ np.arange(height)) / total
     middle_x = (mass.sum(axis=0) @ np.arange(width)) / total
-    # Whole pixels, and never so far that a part of the digit is cut off.
-    top = min(max(round((SIZE - 1) / 2 - middle_y), 0), SIZE - height)
-    left = min(max(round((SIZE - 1) / 2 - middle_x), 0), SIZE - width)
-    page = np.zeros((SIZE, SIZE), np.uint8)
+    # To (14, 14), as in MNIST, by whole pixels, and never so far that a part of the
+    # digit is cut off.
+    top = min(max(round(SIZE / 2 - middle_y), 0), SIZE - height)
+    left = min(max(round(SIZE / 2 - middle_x), 0), SIZE - width)
     page[top : top + height, left : left + width] = np.asarray(small)
     return page

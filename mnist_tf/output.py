@@ -77,11 +77,19 @@ FORMATS: dict[str, Callable[[Iterable[Row], int], Iterator[str]]] = {
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[TextIO]:
     """Opens a file that gets its name, and replaces another, only once it is whole."""
-    writing = f"{path}.{os.getpid()}.tmp"
+    # A pipe or a device is written to; a regular file would take its place.
+    there = os.path.exists(path) and not os.path.isfile(path)
+    writing = path if there else f"{path}.{os.getpid()}.tmp"
     try:
-        file = Path(writing).open("w", encoding="utf-8")  # noqa: SIM115 (closed below)
+        file = Path(writing).open(  # noqa: SIM115 (closed below)
+            "w", encoding="utf-8", errors="backslashreplace"
+        )
     except OSError as error:
         raise UserError(f"output: {path}: {error.strerror}") from error
+    if there:
+        with file:
+            yield file
+        return
     try:
         with file:
             yield file
@@ -93,5 +101,6 @@ def replacing(path: str) -> Iterator[TextIO]:
 
 def _csv_line(cells: list) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(cells)
-    return buffer.getvalue()
+    # Cells are quoted that hold a character of the line's end.
+    csv.writer(buffer, lineterminator="\r\n").writerow(cells)
+    return buffer.getvalue().removesuffix("\r\n")

@@ -157,7 +157,9 @@ def test_without_mnist_it_says_so_and_trains_on_the_sample(
     assert result.metrics["dataset"] == "sample"
     assert result.description["dataset"]["name"] == "sample"
     assert result.description["config"]["dataset"] == "auto"
-    assert capsys.readouterr().err.startswith("warning: MNIST cannot be had")
+    warning = capsys.readouterr().err
+    assert "warning: this is not all of MNIST but the 5,000 digits" in warning
+    assert "!" * 80 in warning
 
 
 def test_a_folder_of_pictures_with_labels_of_any_name(run, tmp_path):

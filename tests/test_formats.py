@@ -210,6 +210,18 @@ def test_a_lying_header_costs_no_memory(tmp_path, read, content):
     assert most < 2**20
 
 
+@pytest.mark.parametrize(
+    ("read", "content"), [(read_npy, NPY), (read_idx, IDX), (read_idx, GZIP)]
+)
+def test_an_array_larger_than_the_limit_is_refused(
+    tmp_path, monkeypatch, read, content
+):
+    monkeypatch.setattr(formats, "MAX_BYTES", 23)
+    (tmp_path / "file").write_bytes(content)
+    line = refusal(read, tmp_path / "file")
+    assert line == f"{tmp_path / 'file'}: claims to hold 24 bytes; the most is 23"
+
+
 def test_the_limit_holds_for_all_arrays_of_an_npz_together(tmp_path, monkeypatch):
     monkeypatch.setattr(formats, "MAX_BYTES", 1000)
     np.savez(tmp_path / "a.npz", *[np.zeros(400, np.uint8)] * 3)

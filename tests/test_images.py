@@ -97,6 +97,11 @@ def test_floats_of_0_to_1_are_scaled_to_255(digit, dtype):
     np.testing.assert_array_equal(found[0], digit)
 
 
+def test_floats_are_rounded_to_the_nearest_grey_level():
+    array = np.full((28, 28), 3.6 / 255)
+    assert np.unique(images.from_array(array, "array")) == [4]
+
+
 def test_true_is_white(digit):
     found = images.from_array(digit > 100, "array")
     np.testing.assert_array_equal(found[0], (digit > 100) * 255)
@@ -152,8 +157,9 @@ def two_colours(digit):
     return picture
 
 
-def on_transparent(digit, ink):
-    grey = Image.new("L", (28, 28), ink)
+def on_transparent(digit, ink, paper):
+    """Where there is no ink, there is a colour too, which nobody can see."""
+    grey = Image.fromarray(np.where(digit, ink, paper).astype(np.uint8))
     return Image.merge("RGBA", [grey, grey, grey, Image.fromarray(digit)])
 
 
@@ -164,8 +170,10 @@ KINDS = {
     "1 bit": lambda digit: Image.fromarray(digit > 127),
     "palette": lambda digit: Image.fromarray(digit).convert("P"),
     "palette, transparent": two_colours,
-    "black on transparent": lambda digit: on_transparent(digit, 0),
-    "white on transparent": lambda digit: on_transparent(digit, 255),
+    "black on transparent black": lambda digit: on_transparent(digit, 0, 0),
+    "black on transparent white": lambda digit: on_transparent(digit, 0, 255),
+    "white on transparent white": lambda digit: on_transparent(digit, 255, 255),
+    "white on transparent black": lambda digit: on_transparent(digit, 255, 0),
 }
 
 
@@ -205,6 +213,23 @@ def test_ink_fills_a_box_of_20x20_around_its_centre(tmp_path, digit, name, ink):
     assert 13.5 <= np.average(np.arange(28), weights=image.sum(axis=0)) <= 14.5
     assert 13.5 <= np.average(np.arange(28), weights=image.sum(axis=1)) <= 14.5
     assert image.max() > 200
+
+
+def test_a_smudge_is_no_part_of_the_digit(tmp_path, digit):
+    page = page_with(digit)
+    page.paste(230, (2, 2, 40, 40))
+    page.save(tmp_path / "page.png")
+    assert alike(read(tmp_path / "page.png"), digit)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_centring_cuts_nothing_off(tmp_path, turns):
+    grey = np.zeros((300, 300), np.uint8)
+    grey[50:250, 50:90] = 255  # most of the ink, and a stroke away from it
+    grey[140:160, 50:250] = 255
+    Image.fromarray(np.rot90(grey, turns)).save(tmp_path / "page.png")
+    rows, columns = np.nonzero(read(tmp_path / "page.png")[0])
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (20, 20)
 
 
 def test_a_page_of_16_bits_is_cut_scaled_and_centred(tmp_path, digit):
@@ -325,11 +350,11 @@ def test_a_pipe_is_read_like_standard_input(tmp_path, digit):
 
 
 def test_folders_give_what_is_in_them_in_order(tmp_path):
-    for name in ("b.PNG", "a.npy", "c/d.jpeg", "notes.txt", "e.png/f.bmp"):
+    for name in ("d.PNG", "c.npy", "a/b.jpeg", "notes.txt", "e.png/f.bmp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     found = images.find_inputs(["-", str(tmp_path), "not there.png"])
-    inside = [str(tmp_path / n) for n in ("a.npy", "b.PNG", "c/d.jpeg", "e.png/f.bmp")]
+    inside = [str(tmp_path / n) for n in ("a/b.jpeg", "c.npy", "d.PNG", "e.png/f.bmp")]
     assert list(found) == ["-", *inside, "not there.png"]
 
 
