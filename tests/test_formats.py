@@ -197,6 +197,7 @@ def test_objects_are_never_unpickled(tmp_path, save, read, name):
         (read_idx, idx_claiming(900_000_000)),
         (read_idx, gzip.compress(idx_claiming(900_000_000))),
     ],
+    ids=["npy", "npz", "idx", "idx.gz"],
 )
 def test_a_lying_header_costs_no_memory(tmp_path, read, content):
     path = tmp_path / "file"
@@ -211,7 +212,9 @@ def test_a_lying_header_costs_no_memory(tmp_path, read, content):
 
 
 @pytest.mark.parametrize(
-    ("read", "content"), [(read_npy, NPY), (read_idx, IDX), (read_idx, GZIP)]
+    ("read", "content"),
+    [(read_npy, NPY), (read_idx, IDX), (read_idx, GZIP)],
+    ids=["npy", "idx", "idx.gz"],
 )
 def test_an_array_larger_than_the_limit_is_refused(
     tmp_path, monkeypatch, read, content
@@ -229,7 +232,9 @@ def test_the_limit_holds_for_all_arrays_of_an_npz_together(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("read", "good"), [(read_npy, [NPY]), (read_npz, [NPZ]), (read_idx, [IDX, GZIP])]
+    ("read", "good"),
+    [(read_npy, [NPY]), (read_npz, [NPZ]), (read_idx, [IDX, GZIP])],
+    ids=["npy", "npz", "idx"],
 )
 @given(data=st.data())
 def test_any_file_gives_arrays_or_is_refused(tmp_path_factory, read, good, data):
