@@ -139,7 +139,7 @@ class Trainer:
             most) and at the end of each epoch.
 
         Raises:
-          UserError: the loss is not a finite number any more.
+          UserError: the loss or a weight is not a finite number any more.
         """
         clock = time.perf_counter()
         iterator = iter(batches)
@@ -229,9 +229,11 @@ class Trainer:
         self.step += int(done)
         seconds = time.perf_counter() - clock
         self.seconds["train"] += seconds
-        if not bool(finite):
+        weights = self.model.get_weights()
+        if not (finite and all(np.isfinite(array).all() for array in weights)):
+            what = "a weight" if finite else "the loss"
             raise UserError(
-                f"the loss of step {self.step} is not a finite number; lower "
+                f"{what} is not a finite number after step {self.step}; lower "
                 "--learning_rate, or set --gradient_clip=1"
             )
         trained = self.sums.numpy()[2] - samples

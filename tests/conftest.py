@@ -1,6 +1,7 @@
 """What several tests share: data, and the line that a fault is refused with."""
 
 import gzip
+import io
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,12 @@ def write_idx(path, array, gzipped=False):
     path.write_bytes(gzip.compress(content) if gzipped else content)
 
 
+def encoded(picture, form, **options):
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
 @st.composite
 def damaged(draw, *good):
     """Any bytes, or one of the good files with some bytes changed or its end lost."""
@@ -85,3 +92,8 @@ def idx_folder(tmp_path, arrays):
     for name, array in zip(IDX_FILES, arrays, strict=True):
         write_idx(folder / f"{name}.gz", array, gzipped=True)
     return folder
+
+
+@pytest.fixture
+def digit(sample):
+    return sample.test_images[0]

@@ -195,9 +195,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step():
     trainer = make_trainer(
         loss=lambda labels, logits: tf.math.log(-(logits[:, 0] ** 2))
     )
-    with pytest.raises(UserError, match="loss of step 1 is not a finite number"):
+    with pytest.raises(UserError, match="the loss is not a finite number after step 1"):
         fit(trainer)
-    assert trainer.step == 1
+
+
+def test_a_weight_that_is_not_finite_stops_the_run():
+    trainer = make_trainer(learning_rate=1e39, steps_per_call=1)
+    with pytest.raises(UserError, match="a weight is not a finite number after step 1"):
+        fit(trainer)
 
 
 def test_stop_ends_the_run_after_the_call():
