@@ -10,7 +10,7 @@ import functools
 from collections.abc import Sequence
 
 from mnist_tf import command, datasets, evaluation
-from mnist_tf.errors import UserError
+from mnist_tf.errors import UserError, warn
 from mnist_tf.predictor import RUNTIMES, Predictor
 
 SPLITS = ("test", "train")
@@ -18,7 +18,8 @@ SPLITS = ("test", "train")
 FLAGS = {
     "model_dir": command.Flag("out", "Folder that training wrote."),
     "split": command.Flag(
-        "test", "Images to measure on: test or train.", choices=SPLITS),
+        "test", "Images to measure on: test, or train with those held out to validate.",
+        choices=SPLITS),
     "dataset": command.Flag(
         "", "Data set; the one the model was trained on, or with --data_dir auto.",
         choices=datasets.DATASETS),
@@ -35,9 +36,10 @@ def main(argv: Sequence[str]) -> None:
     predictor = Predictor(values["model_dir"], values["runtime"])
     name, data_dir = values["dataset"], values["data_dir"]
     if not name and not data_dir:
-        trained_on = predictor.artifact.description["dataset"]["name"]
-        name, data_dir = trained_on, predictor.artifact.config.data_dir
+        name, data_dir = predictor.artifact.dataset, predictor.artifact.config.data_dir
     dataset = datasets.load(name or "auto", data_dir)
+    if dataset.warning:
+        warn(dataset.warning)
     if dataset.labels != predictor.labels:
         raise UserError(
             f"dataset: {dataset.name} has the labels {', '.join(dataset.labels)}; the "

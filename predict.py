@@ -7,6 +7,7 @@ input as `-`. Prints one line a picture to standard output.
 """
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -52,7 +53,7 @@ def _checked(values: command.Values) -> command.Values:
     problems = []
     if not given["input"]:
         problems.append("input: got nothing; give a file, a folder or -")
-    if not given["top_k"].isdecimal() or int(given["top_k"]) < 1:
+    if not re.fullmatch("[1-9][0-9]{0,8}", given["top_k"]):
         problems.append(f"top_k: got {given['top_k']!r}; give a whole number from 1 on")
     if problems:
         raise UserError("; ".join(problems))

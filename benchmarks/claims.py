@@ -8,6 +8,7 @@ about fifteen minutes on two cores; nothing else should run meanwhile.
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -71,14 +72,17 @@ def main(argv: Sequence[str]) -> None:
         )
         same = all(np.array_equal(one[key], two[key]) for key in one)
         _row("same command, same seed, twice", f"same weights: {same}")
-        _row("LiteRT, SavedModel and Keras", *_runtimes(folder / "keras", data_dir))
+        # Before this process imports TensorFlow: a child's peak memory starts at ours.
         _row("`predict.py` on one npy, a whole process", *_predict(folder / "base1"))
+        _row("LiteRT, SavedModel and Keras", *_runtimes(folder / "keras", data_dir))
 
 
 def _checked(values: command.Values) -> command.Values:
     given = command.with_defaults(FLAGS, values)
     if not given["data_dir"]:
         raise UserError("data_dir: got nothing; give the folder with all of MNIST")
+    if not re.fullmatch("[1-9][0-9]?", given["seeds"]):
+        raise UserError(f"seeds: got {given['seeds']!r}; give a number from 1 to 99")
     return given
 
 

@@ -3,6 +3,7 @@
 An action is called with a `Progress` every few steps and at the end of each epoch.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from typing import Any, TextIO
 import tensorflow as tf
 from tqdm import tqdm
 
-from mnist_tf.trainer import Progress, best_epoch
+from mnist_tf.progress import Progress, best_epoch
 
 
 class ShowProgress:
@@ -38,13 +39,16 @@ class ShowProgress:
         self.started = self.shown = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
-        """Acts as the class says."""
-        if self.stream.isatty():
-            self._draw(progress)
-        elif progress.epoch_done or time.monotonic() - self.shown >= self.seconds:
-            self.shown = time.monotonic()
-            left = _clock(self._seconds_left(progress))
-            print(f"{describe(progress)}  left {left}", file=self.stream, flush=True)
+        """Draws the bar anew, or writes a line if it is time for one."""
+        # A reader that has gone away is no reason to lose the run.
+        with contextlib.suppress(BrokenPipeError):
+            if self.stream.isatty():
+                self._draw(progress)
+            elif progress.epoch_done or time.monotonic() - self.shown >= self.seconds:
+                self.shown = time.monotonic()
+                left = _clock(self._seconds_left(progress))
+                line = f"{describe(progress)}  left {left}"
+                print(line, file=self.stream, flush=True)
 
     def _draw(self, progress: Progress) -> None:
         if self.bar is None:
@@ -116,7 +120,7 @@ class WriteCurves:
             tf.summary.text("settings", table, step=0)
 
     def __call__(self, progress: Progress) -> None:
-        """Acts as the class says."""
+        """Writes one point on each curve that was measured."""
         with self.train.as_default(progress.step):
             for name in ("loss", "accuracy", "learning_rate", "images_per_second"):
                 tf.summary.scalar(name, progress.figures[name])
@@ -136,23 +140,26 @@ class SaveState:
 
     Args:
       save: does it.
-      every: steps; 0 for none.
+      every: steps; 0 for none. A save falls on the next call after them.
       every_seconds: seconds; 0 for none.
+      done: steps made before this process took over.
     """
 
     def __init__(
-        self, save: Callable[[], None], every: int = 0, every_seconds: float = 0.0
+        self,
+        save: Callable[[], None],
+        every: int = 0,
+        every_seconds: float = 0.0,
+        done: int = 0,
     ) -> None:
         self.save = save
         self.every = every
         self.every_seconds = every_seconds
-        self.step: int | None = None
+        self.step = done
         self.saved = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
-        """Acts as the class says."""
-        if self.step is None:
-            self.step = progress.step
+        """Saves if it is time to."""
         steps = self.every and progress.step // self.every > self.step // self.every
         elapsed = time.monotonic() - self.saved
         if (
@@ -170,7 +177,7 @@ class EarlyStopping:
 
     Args:
       stop: called with the reason.
-      history: the trainer's record of each epoch.
+      history: gives the trainer's record of each epoch.
       patience: epochs to wait for something better.
     """
 
@@ -185,12 +192,17 @@ class EarlyStopping:
         self.patience = patience
 
     def __call__(self, progress: Progress) -> None:
-        """Acts as the class says."""
-        if not progress.epoch_done:
-            return
-        best = best_epoch(self.history())
-        if progress.epoch - best >= self.patience:
-            self.stop(f"no better than epoch {best} for {self.patience} epochs")
+        """Looks at the history when an epoch is done."""
+        if progress.epoch_done:
+            self.check()
+
+    def check(self) -> None:
+        """Stops if the epochs so far say so, as those of a resumed run may."""
+        history = self.history()
+        if history:
+            best = best_epoch(history)
+            if history[-1]["epoch"] - best >= self.patience:
+                self.stop(f"no better than epoch {best} for {self.patience} epochs")
 
 
 class StopOnSignal:

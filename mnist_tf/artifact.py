@@ -48,6 +48,7 @@ class Artifact:
       config: the settings that the model was trained with.
       labels: the name of each class, in the order of the probabilities.
       image_shape: (height, width) of the images in pixels.
+      dataset: the name of the data set that it was trained on.
       description: all of config.json.
     """
 
@@ -55,6 +56,7 @@ class Artifact:
     config: Config
     labels: tuple[str, ...]
     image_shape: tuple[int, int]
+    dataset: str
     description: Mapping[str, Any]
 
     def tflite(self) -> bytes:
@@ -106,6 +108,7 @@ def read(model_dir: str | os.PathLike) -> Artifact:
             )
         labels = tuple(description["dataset"]["labels"])
         image_shape = tuple(description["dataset"]["image_shape"])
+        dataset = description["dataset"]["name"]
         files = description["files"]
         config = Config.from_dict(description["config"])
     except UserError as error:
@@ -119,10 +122,11 @@ def read(model_dir: str | os.PathLike) -> Artifact:
         or not all(isinstance(label, str) for label in labels)
         or len(image_shape) != 2
         or not all(type(side) is int and side > 0 for side in image_shape)
+        or not isinstance(dataset, str)
         or not isinstance(files, dict)
     ):
-        raise UserError(f"{name}: damaged (labels, image_shape or files); train again")
-    return Artifact(path, config, labels, image_shape, description)
+        raise UserError(f"{name}: damaged (dataset or files); train again")
+    return Artifact(path, config, labels, image_shape, dataset, description)
 
 
 def write(

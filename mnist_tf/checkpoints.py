@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_tf import formats
+from mnist_tf import artifact, formats
 from mnist_tf.errors import UserError
 
 VERSION = 1
@@ -40,12 +40,17 @@ def save(folder: Path, step: int, arrays: Arrays, record: Mapping[str, Any]) -> 
     }
     np.savez(buffer, **members)
     path = folder / f"step-{step:09d}.npz"
+    for left_over in folder.glob("step-*.tmp"):
+        left_over.unlink()
     writing = path.with_suffix(".tmp")
-    with open(writing, "wb") as file:
-        file.write(buffer.getvalue())
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(writing, path)
+    try:
+        writing.write_bytes(buffer.getvalue())
+        artifact.sync(writing)
+        os.rename(writing, path)
+    except BaseException:
+        writing.unlink(missing_ok=True)
+        raise
+    artifact.sync(folder)
     for old in find(folder)[KEEP:]:
         old.unlink()
     return path
@@ -54,12 +59,6 @@ def save(folder: Path, step: int, arrays: Arrays, record: Mapping[str, Any]) -> 
 def find(folder: Path) -> list[Path]:
     """The checkpoints in a folder, the newest first."""
     return sorted(folder.glob("step-*.npz"), reverse=True)
-
-
-def remove_all(folder: Path) -> None:
-    """Removes the checkpoints of a run that is to be replaced."""
-    for path in find(folder):
-        path.unlink()
 
 
 def load(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]]:

@@ -136,8 +136,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     0: done, or what `main` returns. 1: an error, told in one line. 128 more than the
     signal after SIGINT or SIGTERM.
     """
-    if sys.stdout is None:  # closed by who started us
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (lives as long as we do)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (kept open)
     # Names of files may hold what is no text.
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     try:

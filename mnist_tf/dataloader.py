@@ -5,6 +5,7 @@ number of the step alone: a run can go on at any step and sees what it would hav
 """
 
 import dataclasses
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -152,7 +153,8 @@ def augment(
     rotation, shear, zoom_x, zoom_y, shift_x, shift_y = tf.unstack(draws, axis=1)
     if augmentation.whole_pixels:
         # Each whole number of pixels, the outermost too, is equally likely.
-        reach = (augmentation.shift + 0.5) / max(augmentation.shift, 1e-6)
+        furthest = math.floor(augmentation.shift)
+        reach = (furthest + 0.5) / max(augmentation.shift, 1e-6)
         shift_x, shift_y = tf.round(shift_x * reach), tf.round(shift_y * reach)
     # The kernel wants, for each output pixel, where in the input it comes from.
     a = tf.cos(rotation) / (1.0 + zoom_x)

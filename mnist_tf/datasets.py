@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_tf import formats, images
+from mnist_tf import formats, images, sources
 from mnist_tf.errors import UserError, unknown_name
 
 DIGITS = tuple("0123456789")
@@ -21,58 +21,7 @@ FASHION = (
 
 _SAMPLE_DIR = Path(__file__).parent / "data"
 
-# In the order of `Dataset.arrays`.
-_IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
 _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
-
-# SHA-256 of each array's bytes, whatever the file they come in. The files' published
-# MD5 sums were checked when these were computed.
-_ARRAY_SHA256 = {
-    "mnist": (
-        "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
-        "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
-        "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
-        "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
-    ),
-    "fashion_mnist": (
-        "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
-        "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
-        "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
-        "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
-    ),
-}
-
-# Where each is published, the next one to be tried when one fails, and the SHA-256 of
-# the gzipped files there.
-_MIRRORS = {
-    "mnist": (
-        "https://storage.googleapis.com/cvdf-datasets/mnist/",
-        "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    ),
-    "fashion_mnist": (
-        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
-    ),
-}
-_GZIP_SHA256 = {
-    "mnist": (
-        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-    ),
-    "fashion_mnist": (
-        "08dc20ab1689590a0bcd66e874647b6ee8464e2d501b5a3f1f78831db19a3fdc",
-        "b0197879cbda89f3dc7b894f9fd52b858e68ea4182b6947c9d8c2b67e5f18dcc",
-        "78dcbbfb5a27efaf1b6c1d616caca68560be8766c5bffcb2791df9273a534229",
-        "42bd18137a62d5998cdeae52bf3a0676ac6b706f5cf8439b47bb5b151ae3dccf",
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +55,9 @@ class Dataset:
 
     @property
     def sha256(self) -> str:
-        """One checksum for all four arrays, in hexadecimal."""
-        sums = "".join(_array_sha256(array) for array in self.arrays)
-        return hashlib.sha256(sums.encode()).hexdigest()
+        """One checksum for the arrays, their shapes and the labels, in hexadecimal."""
+        parts = [f"{_array_sha256(array)} {array.shape}" for array in self.arrays]
+        return hashlib.sha256("\n".join([*parts, *self.labels]).encode()).hexdigest()
 
 
 def load(name: str, data_dir: str = "") -> Dataset:
@@ -131,7 +80,8 @@ def auto(data_dir: str) -> Dataset:
     if data_dir:
         found = custom(data_dir)
         sizes = (len(found.train_images), len(found.test_images))
-        if found.name == "custom" and sizes == (60_000, 10_000):
+        pictures = (Path(data_dir) / "train").is_dir()
+        if found.name == "custom" and sizes == (60_000, 10_000) and not pictures:
             return mnist(data_dir)  # says which file is not what it should be
         return found
     try:
@@ -177,8 +127,8 @@ def custom(data_dir: str) -> Dataset:
         return _pictures(folder)
     arrays = _read_folder(folder)
     sums = tuple(_array_sha256(array) for array in arrays)
-    known = [name for name, expected in _ARRAY_SHA256.items() if expected == sums]
-    name = known[0] if known else "custom"
+    known = (name for name, each in sources.ARRAY_SHA256.items() if each == sums)
+    name = next(known, "custom")
     labels = FASHION if name == "fashion_mnist" else DIGITS
     return _checked(name, data_dir, labels, *arrays)
 
@@ -192,51 +142,23 @@ DATASETS: dict[str, Callable[[str], Dataset]] = {
 }
 
 
-def download(name: str, mirrors: tuple[str, ...], cache: Path) -> None:
-    """Fetches the four gzipped IDX files of a data set into a folder.
-
-    A file that is there with the right checksum is not fetched again; one that is
-    fetched gets its name only once it is whole.
-
-    Raises:
-      UserError: no mirror has a file with the right checksum.
-    """
-    # Here, because it takes 0.2 s to import and most runs do not download.
-    import pooch
-
-    pooch.get_logger().setLevel("WARNING")
-    fetch = pooch.HTTPDownloader(progressbar=True, timeout=(5, 30))
-    for file, checksum in zip(_IDX_FILES, _GZIP_SHA256[name], strict=True):
-        reasons = []
-        for mirror in mirrors:
-            try:
-                pooch.retrieve(
-                    f"{mirror}{file}.gz",
-                    known_hash=f"sha256:{checksum}",
-                    fname=f"{file}.gz",
-                    path=cache,
-                    downloader=fetch,
-                )
-                break
-            except (OSError, ValueError) as error:
-                # OSError covers what requests raises; ValueError a wrong checksum.
-                reasons.append(f"{mirror}: {type(error).__name__}")
-        else:
-            raise UserError(f"no download of {file}.gz ({'; '.join(reasons)})")
-
-
 def _published(name: str, labels: tuple[str, ...], data_dir: str) -> Dataset:
     """A data set with known checksums, from a folder, the cache or the network."""
     if data_dir:
         folder = Path(data_dir)
+        if (folder / "train").is_dir():
+            raise UserError(
+                f"data_dir: {folder}: holds pictures, which no checksum of {name} "
+                "knows; give --dataset=custom"
+            )
     else:
         import pooch
 
         folder = Path(pooch.os_cache("mnist_tf")) / name
-        download(name, _MIRRORS[name], folder)
+        sources.download(name, sources.MIRRORS[name], folder)
     arrays = _read_folder(folder)
     for file, array, expected in zip(
-        _IDX_FILES, arrays, _ARRAY_SHA256[name], strict=True
+        sources.IDX_FILES, arrays, sources.ARRAY_SHA256[name], strict=True
     ):
         found = _array_sha256(array)
         if found != expected:
@@ -263,14 +185,14 @@ def _read_folder(folder: Path) -> tuple[np.ndarray, ...]:
         return tuple(held[key] for key in _NPZ_KEYS)
     paths = [
         next((p for p in (folder / f"{f}.gz", folder / f) if p.exists()), folder / f)
-        for f in _IDX_FILES
+        for f in sources.IDX_FILES
     ]
     missing = [path.name for path in paths if not path.exists()]
     if missing:
         raise UserError(
             f"data_dir: {folder}: lacks {', '.join(missing)} (each may end in .gz); "
             "give a folder with the four IDX files, mnist.npz, or "
-            "<split>/<label>/*.png"
+            "train/<label>/*.png and test/<label>/*.png"
         )
     return tuple(formats.read_idx(path) for path in paths)
 

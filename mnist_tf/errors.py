@@ -2,6 +2,8 @@
 
 import difflib
 import signal
+import sys
+import textwrap
 from collections.abc import Collection
 
 
@@ -23,6 +25,13 @@ class Interrupted(Exception):  # noqa: N818 (an end, not an error)
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(f"{signal.Signals(signum).name}: {message}")
         self.signum = signum
+
+
+def warn(sentence: str) -> None:
+    """Prints a warning to standard error, framed so that it is not missed."""
+    frame = "!" * 80
+    lines = textwrap.wrap(f"warning: {sentence}", 80)
+    print("\n".join([frame, *lines, frame]), file=sys.stderr, flush=True)
 
 
 def unknown_name(what: str, name: str, known: Collection[str]) -> str:

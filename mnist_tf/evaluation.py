@@ -50,20 +50,24 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray) -> Evaluation:
 
 
 def report(evaluation: Evaluation, names: tuple[str, ...]) -> str:
-    """The figures as a table for the terminal."""
-    wide = max(5, *(len(name) for name in names))
+    """The figures as a table for the terminal, a class a row, answers by its number."""
+    rows = [
+        name if name == str(index) else f"{index} {name}"
+        for index, name in enumerate(names)
+    ]
+    wide = max(5, *(len(row) for row in rows))
     cell = max(len(str(evaluation.confusion.max())), 3) + 1
-    heads = "".join(f"{name[: cell - 1]:>{cell}}" for name in names)
+    heads = "".join(f"{index:>{cell}}" for index in range(len(names)))
     lines = [
-        f"accuracy {evaluation.accuracy:.2%}".replace("%", " %"),
+        f"accuracy {evaluation.accuracy * 100:.2f} %",
         f"loss     {evaluation.loss:.4f}",
         "",
         f"{'label':<{wide}}  precision  recall   answered as{heads}",
     ]
-    for index, name in enumerate(names):
+    for index, row in enumerate(rows):
         counts = "".join(f"{count:>{cell}}" for count in evaluation.confusion[index])
         lines.append(
-            f"{name:<{wide}}  {evaluation.precision[index]:9.4f}  "
+            f"{row:<{wide}}  {evaluation.precision[index]:9.4f}  "
             f"{evaluation.recall[index]:6.4f}              {counts}"
         )
     return "\n".join(lines)

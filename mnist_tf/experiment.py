@@ -1,11 +1,9 @@
 """One training run, from settings to a model directory: wires the parts together."""
 
 import dataclasses
-import functools
 import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,19 @@ import tensorflow as tf
 from mnist_tf import (
     actions,
     artifact,
+    assembly,
     checkpoints,
     dataloader,
     datasets,
+    evaluation,
     folders,
     records,
 )
 from mnist_tf.config import Config
-from mnist_tf.errors import Interrupted, UserError
-from mnist_tf.model import MODELS, build
-from mnist_tf.optimizers import WarmupSchedule, build_optimizer
-from mnist_tf.trainer import Action, Trainer, cross_entropy
+from mnist_tf.errors import Interrupted, UserError, warn
+from mnist_tf.model import MODELS
+from mnist_tf.progress import Action
+from mnist_tf.trainer import Trainer
 
 # What a setting that is a name may be; `Config` itself knows no TensorFlow.
 KNOWN_NAMES = {"dataset": list(datasets.DATASETS), "model": list(MODELS)}
@@ -72,23 +72,24 @@ def run(config: Config, strategy: tf.distribute.Strategy | None = None) -> Resul
     clock = time.perf_counter()
     dataset = datasets.load(config.dataset, config.data_dir)
     if dataset.warning:
-        frame = "!" * 80
-        lines = textwrap.wrap(f"warning: {dataset.warning}", 80)
-        _say("\n".join([frame, *lines, frame]))
-    splits = _split(config, dataset)
+        warn(dataset.warning)
+    splits = assembly.split(config, dataset, strategy.num_replicas_in_sync)
     seconds = {"data": time.perf_counter() - clock}
 
     one_pass = -(-len(splits["train"][1]) // config.batch_size)
     steps_per_epoch = max(one_pass, config.min_steps_per_epoch)
-    trainer = _trainer(config, dataset, strategy, config.epochs * steps_per_epoch)
+    trainer = assembly.build_trainer(
+        config, dataset, strategy, config.epochs * steps_per_epoch
+    )
     description = records.describe(config, dataset, splits, trainer.model)
     log_name = folders.new_log_name(config)
     if config.resume:
         log_name = _resume(trainer, saves, description)
-    elif config.overwrite:
-        checkpoints.remove_all(saves)
+    stale = checkpoints.find(saves) if config.overwrite else []
 
     def save() -> None:
+        while stale:
+            stale.pop().unlink()
         arrays, record = trainer.state()
         record |= {"description": description, "log_name": log_name}
         checkpoints.save(saves, trainer.step, arrays, record)
@@ -96,9 +97,12 @@ def run(config: Config, strategy: tf.distribute.Strategy | None = None) -> Resul
     log_dir = Path(config.log_dir) / log_name
     _fit(config, splits, trainer, steps_per_epoch, save, log_dir)
     trainer.finish()
-    figures = {"dataset": dataset.name, **_measure(config, splits, trainer)}
+    # Float32 whatever the precision of the training: what is measured is what is kept.
+    model = assembly.build_model(config, dataset, "float32")
+    model.set_weights(trainer.model.get_weights())
+    figures = {"dataset": dataset.name, **_measure(config, splits, trainer, model)}
     seconds |= trainer.seconds
-    model, metrics = _publish(config, dataset, trainer, description, figures, seconds)
+    metrics = _publish(config, model, description, figures, seconds)
     return Result(model, description, metrics, Path(config.model_dir), log_dir)
 
 
@@ -106,117 +110,17 @@ def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def _split(config: Config, dataset: datasets.Dataset) -> dict[str, tuple]:
-    """Images and labels for train, validation and test."""
-    images, labels = dataset.train_images, dataset.train_labels
-    train, validation = dataloader.split_validation(
-        labels, config.validation_split, config.seed
-    )
-    if config.validation_split and not len(validation):
-        raise UserError(
-            f"validation_split: got {config.validation_split}, which is none of the "
-            f"{len(labels)} training images; raise it, or set it to 0"
-        )
-    if config.batch_size > len(train):
-        raise UserError(
-            f"batch_size: got {config.batch_size}, above the {len(train)} training "
-            "images; lower it"
-        )
-    return {
-        "train": (images[train], labels[train]),
-        "validation": (images[validation], labels[validation]),
-        "test": (dataset.test_images, dataset.test_labels),
-    }
-
-
-def _build(config: Config, dataset: datasets.Dataset, precision: str) -> keras.Model:
-    return build(
-        config.model,
-        dataclasses.asdict(config),
-        image_shape=dataset.train_images.shape[1:],
-        num_classes=len(dataset.labels),
-        precision=precision,
-    )
-
-
-def _trainer(
-    config: Config,
-    dataset: datasets.Dataset,
-    strategy: tf.distribute.Strategy,
-    steps: int,
-) -> Trainer:
-    clock = time.perf_counter()
-    keras.utils.set_random_seed(config.seed)
-    # Costs nothing measurable here, as the pipeline has no stateful random operation.
-    tf.config.experimental.enable_op_determinism()
-    with strategy.scope():
-        schedule = WarmupSchedule(
-            config.learning_rate, steps, config.warmup, config.schedule
-        )
-        optimizer = build_optimizer(
-            config.optimizer,
-            schedule,
-            momentum=config.momentum,
-            beta_2=config.beta_2,
-            weight_decay=config.weight_decay,
-            gradient_clip=config.gradient_clip,
-            ema_decay=config.ema_decay,
-        )
-        model = _build(config, dataset, config.precision)
-    trainer = Trainer(
-        model=model,
-        optimizer=optimizer,
-        loss=functools.partial(cross_entropy, label_smoothing=config.label_smoothing),
-        evaluation_loss=cross_entropy,
-        strategy=strategy,
-        select=config.select,
-        steps_per_call=min(config.log_every, config.save_every or config.log_every),
-    )
-    trainer.seconds["trace"] = time.perf_counter() - clock
-    return trainer
-
-
-def _training_batches(
-    config: Config,
-    split: tuple[np.ndarray, np.ndarray],
-    trainer: Trainer,
-    stop: int,
-) -> tf.data.Dataset:
-    augmentation = {
-        "none": None,
-        "shift": dataloader.Augmentation(config.augment_shift, whole_pixels=True),
-        "affine": dataloader.Augmentation(
-            config.augment_shift,
-            config.augment_rotation,
-            config.augment_zoom,
-            config.augment_shear,
-        ),
-    }[config.augment]
-
-    def pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        return dataloader.training_batches(
-            *split,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            augmentation=augmentation,
-            start=trainer.step,
-            stop=stop,
-            replicas=context.num_replicas_in_sync,
-            pipeline=context.input_pipeline_id,
-            pipelines=context.num_input_pipelines,
-        )
-
-    return trainer.strategy.distribute_datasets_from_function(pipeline)
-
-
 def _resume(trainer: Trainer, saves: Path, description: Mapping[str, Any]) -> str:
     """Puts the trainer where the last save left it; returns the name of its logs."""
     arrays, record, damaged = checkpoints.load(saves)
     for sentence in damaged:
         _say(f"warning: {sentence}; using the one before")
-    records.check_same(record["description"], description)
-    trainer.restore(arrays, record)
-    return record["log_name"]
+    try:
+        records.check_same(record["description"], description)
+        trainer.restore(arrays, record)
+        return record["log_name"]
+    except KeyError as error:
+        raise UserError(f"resume: {saves}: the save lacks {error}") from error
 
 
 def _fit(
@@ -235,20 +139,22 @@ def _fit(
     along: list[Action] = [
         progress,
         actions.WriteCurves(log_dir, config.to_dict()),
-        actions.SaveState(save, config.save_every, config.save_every_seconds),
+        actions.SaveState(
+            save, config.save_every, config.save_every_seconds, trainer.step
+        ),
     ]
     if config.early_stopping:
         patience = config.early_stopping
-        along.append(
-            actions.EarlyStopping(trainer.stop, lambda: trainer.history, patience)
-        )
+        stop = actions.EarlyStopping(trainer.stop, lambda: trainer.history, patience)
+        stop.check()
+        along.append(stop)
     with actions.StopOnSignal(trainer.stop) as signals:
         try:
             trainer.fit(
-                _training_batches(config, splits["train"], trainer, steps),
+                assembly.training_batches(config, splits["train"], trainer, steps),
                 epochs=config.epochs,
                 steps_per_epoch=steps_per_epoch,
-                validation=_evaluation_batches(splits["validation"], trainer),
+                validation=assembly.evaluation_batches(splits["validation"], trainer),
                 actions=along,
             )
         finally:
@@ -265,40 +171,42 @@ def _fit(
 
 def _publish(
     config: Config,
-    dataset: datasets.Dataset,
-    trainer: Trainer,
+    model: keras.Model,
     description: Mapping[str, Any],
     metrics: Mapping[str, Any],
     seconds: Mapping[str, float],
-) -> tuple[keras.Model, Mapping[str, Any]]:
-    """Writes the model directory; returns the model in it and its metrics."""
+) -> Mapping[str, Any]:
+    """Writes the model directory; returns its metrics."""
     clock = time.perf_counter()
 
     def timed() -> dict[str, Any]:
         export = time.perf_counter() - clock
         return {**metrics, "seconds": {**seconds, "export": export}}
 
-    model = _build(config, dataset, "float32")
-    model.set_weights(trainer.model.get_weights())
-    written = artifact.write(
+    height, width = description["dataset"]["image_shape"]
+    return artifact.write(
         config.model_dir,
         model=model,
-        image_shape=dataset.train_images.shape[1:],
+        image_shape=(height, width),
         description=description,
         metrics=timed,
     )
-    return model, written
 
 
 def _measure(
-    config: Config, splits: Mapping[str, tuple], trainer: Trainer
+    config: Config, splits: Mapping[str, tuple], trainer: Trainer, model: keras.Model
 ) -> dict[str, Any]:
-    """All figures of a finished run but its times."""
+    """All figures of a finished run but its times, on the model that is written."""
     measured: dict[str, Any] = {}
+    clock = time.perf_counter()
     for name in ("validation", "test"):
-        batches = _evaluation_batches(splits[name], trainer)
-        if batches is not None:
-            measured[name] = trainer.evaluate(batches)
+        images, labels = splits[name]
+        if len(labels):
+            batches = dataloader.evaluation_batches(images, labels)
+            answers = [tf.nn.softmax(model(batch)) for batch, _ in batches]
+            found = evaluation.evaluate(np.concatenate(answers), labels)
+            measured[name] = {"accuracy": found.accuracy, "loss": found.loss}
+    trainer.seconds["evaluate"] += time.perf_counter() - clock
     images = trainer.step * config.batch_size
     return measured | {
         "epochs": len(trainer.history),
@@ -307,12 +215,3 @@ def _measure(
         "images_per_second": images / trainer.seconds["train"],
         "history": trainer.history,
     }
-
-
-def _evaluation_batches(
-    split: tuple[np.ndarray, np.ndarray], trainer: Trainer
-) -> Iterable | None:
-    if not len(split[1]):
-        return None
-    batches = dataloader.evaluation_batches(*split)
-    return trainer.strategy.experimental_distribute_dataset(batches)

@@ -142,7 +142,7 @@ class Recurrent(keras.Model):
     def __init__(
         self,
         num_classes: int,
-        num_layers: int = 2,
+        num_layers: int = 3,
         units: int = 64,
         dropout: float = 0.0,
         dtype: str = "float32",

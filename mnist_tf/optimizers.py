@@ -3,6 +3,11 @@
 import keras
 import tensorflow as tf
 
+from mnist_tf.errors import UserError, unknown_name
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+DECAYS = ("constant", "linear", "cosine")
+
 
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """A learning rate that rises linearly to its peak, then follows a decay to zero.
@@ -16,6 +21,8 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(self, peak: float, steps: int, warmup: float, decay: str) -> None:
+        if decay not in DECAYS:
+            raise UserError(unknown_name("schedule", decay, DECAYS))
         self.peak = peak
         self.steps = steps
         self.warmup = warmup
@@ -47,15 +54,12 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-OPTIMIZERS = ("adam", "adamw", "sgd")
-
-
 def build_optimizer(
     name: str,
     learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
     *,
     momentum: float = 0.9,
-    beta_2: float = 0.999,
+    beta_2: float = 0.99,
     weight_decay: float = 0.0,
     gradient_clip: float = 0.0,
     ema_decay: float = 0.0,
@@ -72,6 +76,8 @@ def build_optimizer(
       ema_decay: share of the old average of the weights kept at each step; 0 averages
         nothing.
     """
+    if name not in OPTIMIZERS:
+        raise UserError(unknown_name("optimizer", name, OPTIMIZERS))
     common = {
         "learning_rate": learning_rate,
         "global_clipnorm": gradient_clip or None,

@@ -77,6 +77,7 @@ FORMATS: dict[str, Callable[[Iterable[Row], int], Iterator[str]]] = {
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[TextIO]:
     """Opens a file that gets its name, and replaces another, only once it is whole."""
+    path = os.path.realpath(path)
     # A pipe or a device is written to; a regular file would take its place.
     there = os.path.exists(path) and not os.path.isfile(path)
     writing = path if there else f"{path}.{os.getpid()}.tmp"

@@ -9,6 +9,7 @@ imported only when it is asked for.
 """
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ RUNTIMES = ("auto", "litert", "tensorflow")
 _BATCH = 256  # images a call; more are no faster and need more memory
 
 Probabilities = Callable[[np.ndarray], np.ndarray]
+Loaded = tuple[Probabilities, int]  # and the number of classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +64,8 @@ class Predictor:
         self.artifact = artifact.read(model_dir)
         self.labels = self.artifact.labels
         self.image_shape = self.artifact.image_shape
-        blank = np.zeros((1, *self.image_shape), np.uint8)
         with quiet.native_noise_hidden():
-            self._probabilities = _load(self.artifact, runtime)
-            classes = self._probabilities(blank).shape[-1]
+            self._probabilities, classes = _load(self.artifact, runtime)
         if classes != len(self.labels):
             raise UserError(
                 f"{Path(model_dir)}: config.json names {len(self.labels)} labels, the "
@@ -76,7 +76,7 @@ class Predictor:
         """The probability of each class for each image.
 
         Args:
-          images: uint8 [n, H, W].
+          images: uint8 [n, H, W], at least one.
 
         Returns:
           float32 [n, C]; each row adds up to 1.
@@ -105,29 +105,35 @@ class Predictor:
         return predictions
 
 
-def _load(model: artifact.Artifact, runtime: str) -> Probabilities:
-    load = _tensorflow if runtime == "tensorflow" else _litert
+def _load(model: artifact.Artifact, runtime: str) -> Loaded:
+    if runtime == "auto":
+        installed = importlib.util.find_spec("ai_edge_litert")
+        runtime = "litert" if installed else "tensorflow"
     try:
-        return load(model)
+        return _tensorflow(model) if runtime == "tensorflow" else _litert(model)
     except ModuleNotFoundError as error:
-        if runtime == "auto":
-            return _tensorflow(model)
         raise UserError(f"runtime: {runtime} is not installed") from error
 
 
-def _litert(model: artifact.Artifact) -> Probabilities:
+def _blank(model: artifact.Artifact) -> np.ndarray:
+    """What a model is tried on when it is loaded."""
+    return np.zeros((1, *model.image_shape), np.uint8)
+
+
+def _litert(model: artifact.Artifact) -> Loaded:
     from ai_edge_litert.interpreter import Interpreter
 
     content = model.tflite()
     try:
         interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
         serve = interpreter.get_signature_runner("serve")
-    except (ValueError, RuntimeError) as error:
+        classes = serve(images=_blank(model))["probabilities"].shape[-1]
+    except (ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"{model.path}: LiteRT cannot load it ({error})") from error
-    return lambda images: serve(images=images)["probabilities"]
+    return lambda images: serve(images=images)["probabilities"], classes
 
 
-def _tensorflow(model: artifact.Artifact) -> Probabilities:
+def _tensorflow(model: artifact.Artifact) -> Loaded:
     quiet.import_tensorflow()
     import tensorflow as tf
 
@@ -135,11 +141,12 @@ def _tensorflow(model: artifact.Artifact) -> Probabilities:
     try:
         loaded = tf.saved_model.load(str(folder))
         serve = loaded.signatures["serve"]
-    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        classes = serve(images=tf.constant(_blank(model)))["probabilities"].shape[-1]
+    except (OSError, ValueError, TypeError, KeyError, tf.errors.OpError) as error:
         raise UserError(f"{folder}: TensorFlow cannot load it ({error})") from error
 
     def probabilities(images: np.ndarray) -> np.ndarray:
         return serve(images=tf.constant(images))["probabilities"].numpy()
 
     probabilities.model = loaded  # type: ignore[attr-defined]  # else it is collected
-    return probabilities
+    return probabilities, classes

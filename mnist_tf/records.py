@@ -52,7 +52,7 @@ def describe(
         },
         "versions": {
             "python": platform.python_version(),
-            **{name: metadata.version(name) for name in packages},
+            **{name: _version(name) for name in packages},
         },
         "git_commit": _git_commit(),
     }
@@ -68,14 +68,15 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     Raises:
       UserError: names each setting that differs.
     """
+    was, is_now = saved["config"], now["config"]
     differ = [
-        f"{name} was {value!r}, is {now['config'][name]!r}"
-        for name, value in saved["config"].items()
-        if name not in _FREE_ON_RESUME and value != now["config"][name]
+        f"{name} was {was.get(name)!r}, is {is_now.get(name)!r}"
+        for name in sorted((was.keys() | is_now.keys()) - _FREE_ON_RESUME)
+        if was.get(name) != is_now.get(name)
     ]
     if saved["dataset"]["sha256"] != now["dataset"]["sha256"]:
-        was, is_now = saved["dataset"]["name"], now["dataset"]["name"]
-        differ.append(f"the data were {was}, are {is_now}")
+        names = saved["dataset"]["name"], now["dataset"]["name"]
+        differ.append(f"the data were {names[0]}, are {names[1]}")
     if differ:
         raise UserError(
             f"resume: {'; '.join(differ)}; give what the run was started with, or "
@@ -119,15 +120,27 @@ def summary(
     return "\n".join(lines)
 
 
-def _git_commit() -> str | None:
-    """The commit that this code is at; None outside a git checkout."""
+def _version(package: str) -> str | None:
+    """The version of a package; None where it is not installed under this name."""
     try:
-        found = subprocess.run(
-            ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
         return None
-    return found.stdout.strip() or None
+
+
+def _git_commit() -> str | None:
+    """The commit that this code is at, `-dirty` if changed; None outside a checkout."""
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parent)]
+    try:
+        # A checkout of this project, and not of one that merely holds it.
+        for arguments in (
+            ["ls-files", "--error-unmatch", here.name],
+            ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        ):
+            found = subprocess.run(
+                [*git, *arguments], capture_output=True, text=True, check=True
+            )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()

@@ -8,7 +8,7 @@ should happen along the way is handed to it as actions (see `mnist_tf.actions`):
     print(trainer.evaluate(test_batches))
 """
 
-import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -17,57 +17,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mnist_tf.errors import UserError
+from mnist_tf.errors import UserError, unknown_name
+from mnist_tf.progress import Action, Progress, best_epoch
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-      step: steps made so far; `steps` of them make the run.
-      epoch: the 1-based epoch of that step; `epochs` of them make the run.
-      epoch_done: whether that step was the last of its epoch.
-      figures: what was measured: `loss`, `accuracy` (means over the epoch so far),
-        `learning_rate`, `images_per_second`, and, when the epoch is done,
-        `validation_loss` and `validation_accuracy`.
-    """
-
-    step: int
-    steps: int
-    epoch: int
-    epochs: int
-    epoch_done: bool
-    figures: Mapping[str, float]
-
-
-Action = Callable[[Progress], None]
-
-
-def cross_entropy(
-    labels: tf.Tensor, logits: tf.Tensor, label_smoothing: float = 0.0
-) -> tf.Tensor:
-    """Cross-entropy of each sample, in nats.
-
-    Args:
-      labels: integers [B].
-      logits: float [B, C].
-      label_smoothing: share of the target spread evenly over all classes (Szegedy et
-        al., 2016, arXiv:1512.00567).
-
-    Returns:
-      float32 [B].
-    """
-    classes = logits.shape[-1]
-    targets = tf.one_hot(
-        labels,
-        classes,
-        on_value=1.0 - label_smoothing * (classes - 1) / classes,
-        off_value=label_smoothing / classes,
-    )
-    return tf.nn.softmax_cross_entropy_with_logits(targets, tf.cast(logits, tf.float32))
+SELECT = ("last", "best")
 
 
 class Trainer:
@@ -97,6 +51,8 @@ class Trainer:
         select: str = "last",
         steps_per_call: int = 50,
     ) -> None:
+        if select not in SELECT:
+            raise UserError(unknown_name("select", select, SELECT))
         self.model = model
         self.optimizer = optimizer
         self.loss = loss
@@ -111,12 +67,15 @@ class Trainer:
         self.seconds = {"trace": 0.0, "train": 0.0, "evaluate": 0.0}
         with self.strategy.scope():
             optimizer.build(model.trainable_variables)
-            # Sums over the epoch so far: loss, right answers, samples.
-            self.sums = tf.Variable(
-                tf.zeros([3], tf.float64),
-                trainable=False,
-                synchronization=tf.VariableSynchronization.ON_READ,
-                aggregation=tf.VariableAggregation.SUM,
+            # Over the epoch, or the evaluation, so far: loss, right answers, samples.
+            self.sums, self.evaluation_sums = (
+                tf.Variable(
+                    tf.zeros([3], tf.float64),
+                    trainable=False,
+                    synchronization=tf.VariableSynchronization.ON_READ,
+                    aggregation=tf.VariableAggregation.SUM,
+                )
+                for _ in range(2)
             )
 
     def fit(
@@ -162,15 +121,19 @@ class Trainer:
         self.stopped = reason
 
     def evaluate(self, batches: Iterable) -> dict[str, float]:
-        """Loss and accuracy, exact over every sample of (images, labels) batches."""
+        """Loss and accuracy, exact over every sample of (images, labels) batches.
+
+        Raises:
+          UserError: the loss is not a finite number.
+        """
         clock = time.perf_counter()
-        kept = self.sums.numpy()
-        self.sums.assign(np.zeros(3))
+        self.evaluation_sums.assign(np.zeros(3))
         for batch in batches:
             self._evaluate_batch(batch)
-        figures = self._means()
-        self.sums.assign(kept)
+        figures = _means(self.evaluation_sums)
         self.seconds["evaluate"] += time.perf_counter() - clock
+        if not math.isfinite(figures["loss"]):
+            raise UserError(self._not_finite("the loss on other images"))
         return figures
 
     def finish(self) -> None:
@@ -210,7 +173,8 @@ class Trainer:
         self.best_weights = [arrays[f"best/{i}"] for i in range(len(best))] or None
         self.step = record["step"]
         self.history = list(record["history"])
-        self.seconds = dict(record["seconds"])
+        for phase, seconds in record["seconds"].items():
+            self.seconds[phase] += seconds
 
     def _variables(self) -> dict[str, keras.Variable]:
         # `model.variables` has what layers keep in lists, and the seeds of dropout.
@@ -225,34 +189,42 @@ class Trainer:
         clock = time.perf_counter()
         samples = self.sums.numpy()[2]
         rate = float(self.optimizer.learning_rate)
-        done, finite = self._train_steps(iterator, tf.constant(steps))
+        done, finite_loss, finite_weights = self._train_steps(
+            iterator, tf.constant(steps)
+        )
         self.step += int(done)
         seconds = time.perf_counter() - clock
         self.seconds["train"] += seconds
-        weights = self.model.get_weights()
-        if not (finite and all(np.isfinite(array).all() for array in weights)):
-            what = "a weight" if finite else "the loss"
-            raise UserError(
-                f"{what} is not a finite number after step {self.step}; lower "
-                "--learning_rate, or set --gradient_clip=1"
-            )
+        if not finite_loss or not finite_weights:
+            what = "a weight" if finite_loss else "the loss"
+            raise UserError(self._not_finite(what))
         trained = self.sums.numpy()[2] - samples
-        return self._means() | {
+        return _means(self.sums) | {
             "learning_rate": rate,
             "images_per_second": float(trained) / seconds,
         }
 
+    def _not_finite(self, what: str) -> str:
+        return (
+            f"{what} is not a finite number after step {self.step}; lower "
+            "--learning_rate, or set --gradient_clip=1"
+        )
+
     @tf.function
     def _train_steps(
         self, iterator: tf.data.Iterator, steps: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         done, finite = tf.constant(0), tf.constant(True)
         while finite and done < steps:
             losses = self.strategy.run(self._train_step, args=(next(iterator),))
             loss = self.strategy.reduce("SUM", losses, axis=None)
             finite = tf.math.is_finite(loss)
             done += 1
-        return done, finite
+        weights = [
+            tf.reduce_all(tf.math.is_finite(variable.value))
+            for variable in self.model.trainable_variables
+        ]
+        return done, finite, tf.reduce_all(weights)
 
     def _train_step(self, batch: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         images, labels = batch
@@ -263,7 +235,7 @@ class Trainer:
             loss = tf.reduce_mean(losses) / self.strategy.num_replicas_in_sync
         variables = self.model.trainable_variables
         self.optimizer.apply(tape.gradient(loss, variables), variables)
-        self._count(labels, logits, losses)
+        _count(self.sums, labels, logits, losses)
         return loss
 
     @tf.function(reduce_retracing=True)
@@ -273,17 +245,8 @@ class Trainer:
     def _evaluate_step(self, batch: tuple[tf.Tensor, tf.Tensor]) -> None:
         images, labels = batch
         logits = self.model(images, training=False)
-        self._count(labels, logits, self.evaluation_loss(labels, logits))
-
-    def _count(self, labels: tf.Tensor, logits: tf.Tensor, losses: tf.Tensor) -> None:
-        right = tf.cast(tf.argmax(logits, -1) == labels, tf.float64)
-        losses = tf.cast(losses, tf.float64)
-        sums = [tf.reduce_sum(losses), tf.reduce_sum(right)]
-        self.sums.assign_add([*sums, tf.cast(tf.size(right), tf.float64)])
-
-    def _means(self) -> dict[str, float]:
-        loss, right, samples = self.sums.numpy().tolist()
-        return {"loss": loss / samples, "accuracy": right / samples}
+        losses = self.evaluation_loss(labels, logits)
+        _count(self.evaluation_sums, labels, logits, losses)
 
     def _use_averages(self) -> None:
         if self.optimizer.use_ema:
@@ -307,7 +270,14 @@ class Trainer:
         return measured
 
 
-def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
-    """The epoch with the highest validation accuracy, the lowest loss among equals."""
-    best = max(history, key=lambda r: (r["validation_accuracy"], -r["validation_loss"]))
-    return int(best["epoch"])
+def _count(
+    sums: tf.Variable, labels: tf.Tensor, logits: tf.Tensor, losses: tf.Tensor
+) -> None:
+    right = tf.argmax(logits, -1) == tf.cast(labels, tf.int64)
+    figures = [tf.reduce_sum(tf.cast(each, tf.float64)) for each in (losses, right)]
+    sums.assign_add([*figures, tf.cast(tf.size(right), tf.float64)])
+
+
+def _means(sums: tf.Variable) -> dict[str, float]:
+    loss, right, samples = sums.numpy().tolist()
+    return {"loss": loss / samples, "accuracy": right / samples}

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_tf import actions
-from mnist_tf.trainer import Progress
+from mnist_tf.progress import Progress
 
 FIGURES = {
     "loss": 0.5,
@@ -119,6 +119,8 @@ class TestSaveState:
         steps = [progress(step) for step in range(10, 100, 10)]
         assert self.saves(steps, every=30) == [30, 60, 90]
         assert self.saves(steps, every=25) == [30, 50, 80]
+        assert self.saves(steps[2:], every=30) == [30, 60, 90]
+        assert self.saves(steps[3:], every=30, done=30) == [60, 90]
 
     def test_saves_every_so_many_seconds(self):
         steps = [progress(step) for step in (10, 20, 30)]

@@ -130,10 +130,12 @@ FAULTS = {
     "no labels": lambda text: text.replace('"labels"', '"names"'),
     "labels that are numbers": lambda text: text.replace('"0"', "0"),
     "one label": lambda text: json.dumps(
-        json.loads(text) | {"dataset": {"labels": ["0"], "image_shape": [28, 28]}}
+        json.loads(text)
+        | {"dataset": {"name": "x", "labels": ["0"], "image_shape": [28, 28]}}
     ),
     "a negative shape": lambda text: json.dumps(
-        json.loads(text) | {"dataset": {"labels": LABELS, "image_shape": [-28, 28]}}
+        json.loads(text)
+        | {"dataset": {"name": "x", "labels": LABELS, "image_shape": [-28, 28]}}
     ),
     "an unknown setting": lambda text: text.replace('"epochs"', '"epoch"'),
     "a setting out of bounds": lambda text: text.replace(

@@ -72,7 +72,7 @@ def test_a_save_of_another_version_is_refused(folder, monkeypatch):
         checkpoints.load(folder)
 
 
-def test_remove_all_leaves_other_files(folder):
-    (folder / "notes.txt").write_text("mine")
-    checkpoints.remove_all(folder)
-    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+def test_what_a_failed_save_left_is_cleared_by_the_next(folder):
+    (folder / "step-000000011.tmp").write_bytes(b"half")
+    checkpoints.save(folder, 12, ARRAYS, {})
+    assert not list(folder.glob("*.tmp"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_tf import datasets
+from mnist_tf import datasets, sources
 from tests.conftest import IDX_FILES, refusal, write_idx
 
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -123,9 +123,9 @@ def test_a_cache_needs_no_network(offline, arrays, monkeypatch):
     for path, array in zip(paths, arrays, strict=True):
         write_idx(path, array, gzipped=True)
     sums = tuple(sha256(path.read_bytes()) for path in paths)
-    monkeypatch.setitem(datasets._GZIP_SHA256, "mnist", sums)
+    monkeypatch.setitem(sources.GZIP_SHA256, "mnist", sums)
     sums = tuple(sha256(array.astype(np.uint8)) for array in arrays)
-    monkeypatch.setitem(datasets._ARRAY_SHA256, "mnist", sums)
+    monkeypatch.setitem(sources.ARRAY_SHA256, "mnist", sums)
     for dataset in (datasets.load("auto"), datasets.load("mnist"), load(offline)):
         assert_equal(dataset, arrays)
         assert (dataset.name, dataset.warning) == ("mnist", "")
@@ -136,7 +136,7 @@ def test_a_published_data_set_with_other_bytes_is_refused(idx_folder, arrays, na
     line = refusal(load, idx_folder, name)
     assert line.startswith(f"{idx_folder}: the train-images-idx3-ubyte in it has SHA")
     assert sha256(arrays[0].tobytes())[:16] in line
-    assert datasets._ARRAY_SHA256[name][0][:16] in line
+    assert sources.ARRAY_SHA256[name][0][:16] in line
     assert "give --dataset=custom" in line
 
 

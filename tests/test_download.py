@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from mnist_tf import datasets
+from mnist_tf import sources
 from tests.conftest import IDX_FILES, refusal
 
 
@@ -54,14 +54,14 @@ def served(tmp_path, monkeypatch):
             written = content if folder == "good" else b"something else"
             (tmp_path / "served" / folder / name).write_bytes(written)
     sums = tuple(sha256(content) for content in files.values())
-    monkeypatch.setitem(datasets._GZIP_SHA256, "mnist", sums)
+    monkeypatch.setitem(sources.GZIP_SHA256, "mnist", sums)
     return files
 
 
 def test_a_download_is_fetched_once(tmp_path, server, served):
     address, requested = server
     for _ in range(2):
-        datasets.download("mnist", (f"{address}good/",), tmp_path / "cache")
+        sources.download("mnist", (f"{address}good/",), tmp_path / "cache")
     assert requested == [f"/good/{name}" for name in served]
     for name, content in served.items():
         assert (tmp_path / "cache" / name).read_bytes() == content
@@ -72,7 +72,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(tmp_path, server, served):
     (tmp_path / "cache").mkdir()
     for name, content in served.items():
         (tmp_path / "cache" / name).write_bytes(content[:-1])
-    datasets.download("mnist", (f"{address}good/",), tmp_path / "cache")
+    sources.download("mnist", (f"{address}good/",), tmp_path / "cache")
     for name, content in served.items():
         assert (tmp_path / "cache" / name).read_bytes() == content
 
@@ -81,7 +81,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(tmp_path, server, served):
 def test_what_one_mirror_lacks_the_next_one_has(tmp_path, server, served, first):
     address, requested = server
     mirrors = (f"{address}{first}/", f"{address}good/")
-    datasets.download("mnist", mirrors, tmp_path / "cache")
+    sources.download("mnist", mirrors, tmp_path / "cache")
     assert len(requested) == 8
     for name, content in served.items():
         assert (tmp_path / "cache" / name).read_bytes() == content
@@ -91,7 +91,7 @@ def test_what_one_mirror_lacks_the_next_one_has(tmp_path, server, served, first)
 def test_a_failed_download_names_the_mirrors_and_leaves_nothing(tmp_path, server):
     mirrors = tuple(f"{server[0]}{folder}/" for folder in ("wrong", "missing", "dying"))
     cache = tmp_path / "cache"
-    line = refusal(lambda: datasets.download("mnist", mirrors, cache))
+    line = refusal(lambda: sources.download("mnist", mirrors, cache))
     assert line.startswith("no download of train-images-idx3-ubyte.gz (")
     assert all(mirror in line for mirror in mirrors)
     assert list(cache.iterdir()) == []

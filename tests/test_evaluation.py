@@ -61,10 +61,10 @@ def test_the_report_shows_every_figure():
         "accuracy 60.00 %",
         f"loss     {found.loss:.4f}",
         "",
-        "label   precision  recall   answered as   0   1 San",
-        "0          0.5000  0.5000                 1   1   0",
-        "1          0.6667  0.6667                 1   2   0",
-        "Sandal     0.0000  0.0000                 0   0   0",
+        "label     precision  recall   answered as   0   1   2",
+        "0            0.5000  0.5000                 1   1   0",
+        "1            0.6667  0.6667                 1   2   0",
+        "2 Sandal     0.0000  0.0000                 0   0   0",
     ]
 
 

@@ -11,11 +11,11 @@ ROOT = Path(__file__).parents[1]
 
 # Each may import what stands in a row above it, and nothing else of the package.
 FLOORS = [
-    {"errors", "layers"},
-    {"config", "formats", "quiet"},
-    {"images", "optimizers", "dataloader", "evaluation"},
-    {"datasets", "model", "trainer", "checkpoints", "artifact"},
-    {"actions", "predictor", "records", "folders"},
+    {"errors", "layers", "losses", "progress", "dataloader", "evaluation"},
+    {"config", "formats", "quiet", "model", "optimizers", "sources"},
+    {"images", "trainer", "artifact"},
+    {"datasets", "checkpoints", "predictor", "actions"},
+    {"records", "folders", "assembly"},
     {"experiment", "output"},
     {"command"},
 ]

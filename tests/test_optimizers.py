@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from mnist_tf.errors import UserError
 from mnist_tf.optimizers import OPTIMIZERS, WarmupSchedule, build_optimizer
 
 
@@ -50,6 +51,13 @@ def test_a_schedule_can_be_made_again_from_its_config():
     schedule = WarmupSchedule(0.01, 100, 0.25, "cosine")
     again = WarmupSchedule(**schedule.get_config())
     assert float(again(40)) == float(schedule(40))
+
+
+def test_unknown_names_are_told_the_nearest():
+    with pytest.raises(UserError, match=r"'sdg'.*did you mean 'sgd'"):
+        build_optimizer("sdg", 0.1)
+    with pytest.raises(UserError, match=r"'linaer'.*did you mean 'linear'"):
+        WarmupSchedule(0.01, 100, 0.25, "linaer")
 
 
 def one_step(name, value=1.0, gradient=0.0, variable_name="kernel", **settings):

@@ -21,7 +21,7 @@ def write(folder, name="fc", labels=LABELS):
     model = build(name, settings, image_shape=(28, 28), num_classes=10)
     description = {
         "config": Config(model=name).to_dict(),
-        "dataset": {"labels": labels, "image_shape": [28, 28]},
+        "dataset": {"name": "sample", "labels": labels, "image_shape": [28, 28]},
     }
     artifact.write(
         folder,
@@ -83,6 +83,17 @@ def test_a_blank_picture_has_no_label(folder, shade):
     blank = np.full((1, 28, 28), shade, np.uint8)
     (prediction,) = Predictor(folder).predict(blank, top_k=3)
     assert dataclasses.astuple(prediction) == (None, None, (), "blank picture")
+
+
+@pytest.mark.parametrize("runtime", ["litert", "tensorflow"])
+def test_an_image_shape_that_is_not_the_models_is_an_error(tmp_path, runtime):
+    write(tmp_path)
+    config = tmp_path / "config.json"
+    description = json.loads(config.read_text())
+    description["dataset"]["image_shape"] = [20, 20]
+    config.write_text(json.dumps(description))
+    with pytest.raises(UserError, match="cannot load it"):
+        Predictor(tmp_path, runtime)
 
 
 def test_an_unknown_runtime_lists_the_known_ones(folder):

@@ -12,9 +12,11 @@ import tensorflow as tf
 
 from mnist_tf.dataloader import Augmentation, evaluation_batches, training_batches
 from mnist_tf.errors import UserError
+from mnist_tf.losses import cross_entropy
 from mnist_tf.model import build
 from mnist_tf.optimizers import WarmupSchedule, build_optimizer
-from mnist_tf.trainer import Trainer, best_epoch, cross_entropy
+from mnist_tf.progress import best_epoch
+from mnist_tf.trainer import Trainer
 
 STEPS = 12
 

@@ -1,0 +1,157 @@
+"""Settings and data -> the parts of a run: splits, network, trainer and batches."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mnist_tf import dataloader
+from mnist_tf.config import Config
+from mnist_tf.datasets import Dataset
+from mnist_tf.errors import UserError
+from mnist_tf.losses import cross_entropy
+from mnist_tf.model import build
+from mnist_tf.optimizers import WarmupSchedule, build_optimizer
+from mnist_tf.trainer import Trainer
+
+
+def split(config: Config, dataset: Dataset, replicas: int) -> dict[str, tuple]:
+    """Divides the data into train, validation and test, and checks that they suffice.
+
+    Args:
+      config: all settings.
+      dataset: what was loaded.
+      replicas: devices that share a step.
+
+    Returns:
+      (images uint8 [n, H, W], labels int64 [n]) by the name of the split.
+
+    Raises:
+      UserError: the batch or the validation split does not fit the data or devices.
+    """
+    images, labels = dataset.train_images, dataset.train_labels
+    train, validation = dataloader.split_validation(
+        labels, config.validation_split, config.seed
+    )
+    if config.validation_split and not len(validation):
+        raise UserError(
+            f"validation_split: got {config.validation_split}, which is none of the "
+            f"{len(labels)} training images; raise it, or set it to 0"
+        )
+    if config.batch_size % replicas:
+        raise UserError(
+            f"batch_size: got {config.batch_size}, which {replicas} devices cannot "
+            "share equally; give a multiple"
+        )
+    if config.gradient_clip and replicas > 1:
+        raise UserError(
+            f"gradient_clip: got {config.gradient_clip}; give 0, as several devices "
+            "would each clip their own part"
+        )
+    if config.batch_size > len(train):
+        raise UserError(
+            f"batch_size: got {config.batch_size}, above the {len(train)} training "
+            "images; lower it"
+        )
+    return {
+        "train": (images[train], labels[train]),
+        "validation": (images[validation], labels[validation]),
+        "test": (dataset.test_images, dataset.test_labels),
+    }
+
+
+def build_model(config: Config, dataset: Dataset, precision: str) -> keras.Model:
+    """Makes the network that the settings name, for the data's images and labels."""
+    return build(
+        config.model,
+        dataclasses.asdict(config),
+        image_shape=dataset.train_images.shape[1:],
+        num_classes=len(dataset.labels),
+        precision=precision,
+    )
+
+
+def build_trainer(
+    config: Config,
+    dataset: Dataset,
+    strategy: tf.distribute.Strategy,
+    steps: int,
+) -> Trainer:
+    """Makes the network, its optimizer and its trainer for a run of `steps` steps."""
+    clock = time.perf_counter()
+    keras.utils.set_random_seed(config.seed)
+    # Costs nothing measurable here, as the pipeline has no stateful random operation.
+    tf.config.experimental.enable_op_determinism()
+    with strategy.scope():
+        schedule = WarmupSchedule(
+            config.learning_rate, steps, config.warmup, config.schedule
+        )
+        optimizer = build_optimizer(
+            config.optimizer,
+            schedule,
+            momentum=config.momentum,
+            beta_2=config.beta_2,
+            weight_decay=config.weight_decay,
+            gradient_clip=config.gradient_clip,
+            ema_decay=config.ema_decay,
+        )
+        model = build_model(config, dataset, config.precision)
+    trainer = Trainer(
+        model=model,
+        optimizer=optimizer,
+        loss=functools.partial(cross_entropy, label_smoothing=config.label_smoothing),
+        evaluation_loss=cross_entropy,
+        strategy=strategy,
+        select=config.select,
+        steps_per_call=min(config.log_every, config.save_every or config.log_every),
+    )
+    trainer.seconds["trace"] = time.perf_counter() - clock
+    return trainer
+
+
+def training_batches(
+    config: Config,
+    split: tuple[np.ndarray, np.ndarray],
+    trainer: Trainer,
+    stop: int,
+) -> tf.data.Dataset:
+    """The batches from the trainer's step to `stop`, shared out among its devices."""
+    augmentation = {
+        "none": None,
+        "shift": dataloader.Augmentation(config.augment_shift, whole_pixels=True),
+        "affine": dataloader.Augmentation(
+            config.augment_shift,
+            config.augment_rotation,
+            config.augment_zoom,
+            config.augment_shear,
+        ),
+    }[config.augment]
+
+    def pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        return dataloader.training_batches(
+            *split,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            augmentation=augmentation,
+            start=trainer.step,
+            stop=stop,
+            replicas=context.num_replicas_in_sync,
+            pipeline=context.input_pipeline_id,
+            pipelines=context.num_input_pipelines,
+        )
+
+    return trainer.strategy.distribute_datasets_from_function(pipeline)
+
+
+def evaluation_batches(
+    split: tuple[np.ndarray, np.ndarray], trainer: Trainer
+) -> Iterable | None:
+    """Every sample of a split once; None if it has none."""
+    if not len(split[1]):
+        return None
+    batches = dataloader.evaluation_batches(*split)
+    return trainer.strategy.experimental_distribute_dataset(batches)
