@@ -63,7 +63,7 @@ class Config:
     data_dir: str = _setting(
         "",
         "Folder with the data: the four IDX files, gzipped or not, or mnist.npz as "
-        "Keras has it, or pictures as <split>/<label>/*.png.", _DATA)
+        "Keras has it, or pictures as train/<label>/*.png and test/<label>/*.png.", _DATA)
     validation_split: float = _setting(
         0.1, "Share of each class of the training images that is held out to watch "
         "the run; 0 trains on all.", _DATA, limits=_SHARE)

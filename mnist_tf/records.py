@@ -13,9 +13,10 @@ from mnist_tf.config import Config
 from mnist_tf.datasets import Dataset
 from mnist_tf.errors import UserError
 
-# Settings that may change when a run is resumed: the rest decides the weights.
+# Settings that may change when a run is resumed: the rest decides the weights, and of
+# the data the checksum does.
 _FREE_ON_RESUME = {
-    "data_dir", "epochs", "early_stopping", "model_dir", "log_dir", "resume",
+    "dataset", "data_dir", "epochs", "early_stopping", "model_dir", "log_dir", "resume",
     "overwrite", "save_every", "save_every_seconds", "log_every",
 }  # fmt: skip
 
