@@ -62,8 +62,8 @@ class Config:
         "whatever --data_dir holds, not compared with any checksum.", _DATA)
     data_dir: str = _setting(
         "",
-        "Folder with the data: the four IDX files, gzipped or not, or mnist.npz as "
-        "Keras has it, or pictures as train/<label>/*.png and test/<label>/*.png.", _DATA)
+        "Folder with the data: the four IDX files, gzipped or not, mnist.npz as Keras "
+        "has it, or pictures as train/<label>/*.png and test/<label>/*.png.", _DATA)
     validation_split: float = _setting(
         0.1, "Share of each class of the training images that is held out to watch "
         "the run; 0 trains on all.", _DATA, limits=_SHARE)
