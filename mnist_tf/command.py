@@ -79,6 +79,24 @@ def parse(
     Raises:
       UserError: lists the flags that do not exist and what `convert` objects to.
     """
+    values, rest = _read(argv, known, about)
+    problems = _take(rest, known, values)
+    for name, value in values.items():
+        if known[name].choices and value not in known[name].choices:
+            problems.append(unknown_name(name, value, known[name].choices))
+    try:
+        converted = convert(values)
+    except UserError as error:
+        raise UserError("; ".join([*problems, str(error)])) from error
+    if problems:
+        raise UserError("; ".join(problems))
+    return converted
+
+
+def _read(
+    argv: Sequence[str], known: Mapping[str, Flag], about: str
+) -> tuple[Values, list[str]]:
+    """The values of the known flags that were given, and all other arguments."""
     every = {**known, **_COMMON}
     parser = flags.FlagValues()
     parser.set_gnu_getopt(True)  # flags may follow what is no flag
@@ -101,28 +119,23 @@ def parse(
         print(_help(about, every))
         sys.exit(0)
     given = {name: parser[name].value for name in known}
-    values: Values = {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in given.items() if value is not None}, rest
+
+
+def _take(rest: list[str], known: Mapping[str, Flag], values: Values) -> list[str]:
+    """Adds what is no flag to the flag that takes it; returns what nobody takes."""
     problems = []
     more = next((name for name, flag in known.items() if flag.many), None)
     for argument in rest:
         if argument.startswith("-") and argument != "-":
             name = argument.lstrip("-").partition("=")[0]
-            problem = unknown_name("flag", name, every)
+            problem = unknown_name("flag", name, {**known, **_COMMON})
             problems.append(f"{problem.partition('; choose')[0]}; see --help")
         elif more:
             values[more] = [*values.get(more, []), argument]
         else:
             problems.append(f"got {argument!r}, which is no flag; write --name=value")
-    for name, value in values.items():
-        if known[name].choices and value not in known[name].choices:
-            problems.append(unknown_name(name, value, known[name].choices))
-    try:
-        converted = convert(values)
-    except UserError as error:
-        raise UserError("; ".join([*problems, str(error)])) from error
-    if problems:
-        raise UserError("; ".join(problems))
-    return converted
+    return problems
 
 
 def with_defaults(known: Mapping[str, Flag], values: Values) -> Values:

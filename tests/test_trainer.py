@@ -201,6 +201,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step():
         fit(trainer)
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
 def test_a_weight_that_is_not_finite_stops_the_run():
     trainer = make_trainer(learning_rate=1e39, steps_per_call=1)
     with pytest.raises(UserError, match="a weight is not a finite number after step 1"):
