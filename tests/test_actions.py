@@ -1,8 +1,11 @@
 """What happens while the trainer works."""
 
+import contextlib
 import io
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import tensorflow as tf
@@ -64,6 +67,16 @@ class TestShowProgress:
         show.started -= 50.0  # 50 seconds for 5 steps leave 50 seconds for 5 more
         show(progress(95, epoch_done=True))
         assert stream.getvalue().rstrip().endswith(("left 0:50", "left 0:49"))
+
+    def test_a_reader_that_went_away_does_not_end_the_run(self):
+        reading, writing = os.pipe()
+        os.close(reading)
+        stream = os.fdopen(writing, "w", buffering=1)
+        show = actions.ShowProgress(stream=stream, seconds=0.0)
+        show(progress(10))
+        show(progress(50, epoch_done=True))
+        with contextlib.suppress(BrokenPipeError):
+            stream.close()
 
 
 class TestWriteCurves:
@@ -151,3 +164,18 @@ def test_a_signal_asks_for_a_stop_and_the_old_handler_comes_back(signum):
     assert reasons == [signum.name]
     assert signals.signum == signum
     assert signal.getsignal(signum) is before
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_at_once(signum):
+    code = f"""
+import os
+from mnist_tf.actions import StopOnSignal
+with StopOnSignal(lambda reason: None):
+    os.kill(os.getpid(), {int(signum)})
+    print("still there", flush=True)
+    os.kill(os.getpid(), {int(signum)})
+    print("not any more", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (128 + signum, "still there\n")

@@ -120,6 +120,15 @@ class TestTrain:
         }
         assert config["versions"].keys() >= {"python", "tensorflow", "keras", "numpy"}
 
+    def test_config_says_which_commit_trained_it(self, out):
+        git = ["git", "-C", ROOT, "rev-parse", "HEAD"]
+        head = subprocess.run(git, capture_output=True, text=True)
+        found = json.loads((out / "config.json").read_text())["git_commit"]
+        if head.returncode:
+            assert found is None
+        else:
+            assert found.removesuffix("-dirty") == head.stdout.strip()
+
     def test_tensorboard_has_one_run_with_curves_and_settings(self, trained):
         (run,) = (trained[1] / "logs").iterdir()
         for split, names in {
