@@ -108,6 +108,13 @@ def test_an_overwritten_run_keeps_its_saves_until_the_first_new_one(run, tmp_pat
     assert before == {path: path.read_bytes() for path in saves.iterdir()}
 
 
+def test_an_overwritten_run_leaves_no_saves_of_the_old_one(run, tmp_path):
+    run(epochs=2)
+    run(epochs=1, overwrite=True)
+    names = [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()]
+    assert names == ["step-000000009.npz"]
+
+
 def test_small_data_are_gone_through_until_the_epoch_has_its_steps(run):
     assert run().metrics["steps"] == 9
     assert run(min_steps_per_epoch=12, overwrite=True).metrics["steps"] == 12

@@ -247,6 +247,17 @@ def test_a_restored_run_ends_with_the_same_bits(name, stop_at):
         assert one == other
 
 
+def test_a_restored_run_still_knows_its_best_weights():
+    first = make_trainer(select="best")
+    fit(first, epochs=1, validation=validation())
+    second = make_trainer(select="best", learning_rate=0.5)
+    second.restore(*first.state())
+    second.model.set_weights([0 * array for array in second.model.get_weights()])
+    for trainer in (first, second):
+        trainer.finish()
+    assert_same_weights(first, second)
+
+
 def test_the_state_holds_the_seeds_of_dropout():
     one, other = (
         make_trainer(shape={"dropout": dropout}).state()[0] for dropout in (0.0, 0.3)
