@@ -75,6 +75,8 @@ class TestShowProgress:
         show = actions.ShowProgress(stream=stream, seconds=0.0)
         show(progress(10))
         show(progress(50, epoch_done=True))
+        with pytest.raises(BrokenPipeError):
+            print("anyone there?", file=stream, flush=True)
         with contextlib.suppress(BrokenPipeError):
             stream.close()
 
