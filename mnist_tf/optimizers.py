@@ -54,6 +54,34 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
+class FusedAdam(keras.optimizers.Adam):
+    """Adam by TensorFlow's fused kernel: one operation a variable in place of twenty.
+
+    Arithmetic and arguments are those of `keras.optimizers.Adam`; with `weight_decay`
+    it is AdamW. Fewer operations are traced sooner and started faster, which shows
+    where a run takes seconds.
+    """
+
+    def update_step(
+        self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
+    ) -> None:
+        """Updates one variable and its two moments."""
+        index = self._get_variable_index(variable)
+        step = tf.cast(self.iterations.value + 1, tf.float32)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=tf.pow(self.beta_1, step),
+            beta2_power=tf.pow(self.beta_2, step),
+            lr=learning_rate,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+
+
 def build_optimizer(
     name: str,
     learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
@@ -64,7 +92,7 @@ def build_optimizer(
     gradient_clip: float = 0.0,
     ema_decay: float = 0.0,
 ) -> keras.optimizers.Optimizer:
-    """Makes the Keras optimizer called `name`.
+    """Makes the optimizer called `name`, a Keras one.
 
     Args:
       name: one of `OPTIMIZERS`; "sgd" has Nesterov momentum.
@@ -85,7 +113,7 @@ def build_optimizer(
         "ema_momentum": ema_decay or 0.99,
     }
     if name == "adam":
-        return keras.optimizers.Adam(beta_1=momentum, beta_2=beta_2, **common)
+        return FusedAdam(beta_1=momentum, beta_2=beta_2, **common)
     if name == "sgd":
         optimizer = keras.optimizers.SGD(
             momentum=momentum,
@@ -94,7 +122,7 @@ def build_optimizer(
             **common,
         )
     else:
-        optimizer = keras.optimizers.AdamW(
+        optimizer = FusedAdam(
             beta_1=momentum, beta_2=beta_2, weight_decay=weight_decay, **common
         )
     # Biases and the scales of the normalisation have no reason to be small.

@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 
 from mnist_tf.errors import UserError
-from mnist_tf.optimizers import OPTIMIZERS, WarmupSchedule, build_optimizer
+from mnist_tf.optimizers import (
+    OPTIMIZERS,
+    FusedAdam,
+    WarmupSchedule,
+    build_optimizer,
+)
 
 
 def rates(decay, warmup=0.25, steps=100):
@@ -87,3 +92,20 @@ def test_gradients_are_clipped_to_the_norm():
     settings = {"momentum": 0.0, "gradient_clip": 1.0}
     assert one_step("sgd", gradient=100.0, **settings) == pytest.approx(0.9)
     assert one_step("sgd", gradient=0.5, **settings) == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_the_fused_adam_computes_what_the_one_of_keras_does(weight_decay):
+    generator = np.random.default_rng(0)
+    start = generator.normal(size=(3, 4)).astype(np.float32)
+    gradients = generator.normal(size=(20, 3, 4)).astype(np.float32)
+    ends = []
+    for adam in (FusedAdam, keras.optimizers.Adam):
+        variable = keras.Variable(start, name="kernel")
+        settings = {"beta_2": 0.99, "weight_decay": weight_decay or None}
+        optimizer = adam(WarmupSchedule(0.1, 20, 0.25, "linear"), **settings)
+        for gradient in gradients:
+            optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])
+        ends.append(variable.numpy())
+    np.testing.assert_allclose(*ends, rtol=1e-5)
+    assert np.abs(ends[0] - start).mean() > 0.1
