@@ -14,7 +14,7 @@ from mnist_tf.config import Config
 from mnist_tf.datasets import Dataset
 from mnist_tf.errors import UserError
 from mnist_tf.losses import cross_entropy
-from mnist_tf.model import build
+from mnist_tf.model import ShiftAveraged, build
 from mnist_tf.optimizers import WarmupSchedule, build_optimizer
 from mnist_tf.trainer import Trainer
 
@@ -75,6 +75,16 @@ def build_model(config: Config, dataset: Dataset, precision: str) -> keras.Model
     )
 
 
+def finished_model(config: Config, dataset: Dataset, trainer: Trainer) -> keras.Model:
+    """The network that a run ends with: what is measured, and what is kept.
+
+    It computes in float32 whatever the precision of the training.
+    """
+    model = build_model(config, dataset, "float32")
+    model.set_weights(trainer.model.get_weights())
+    return ShiftAveraged(model, config.test_shift) if config.test_shift else model
+
+
 def build_trainer(
     config: Config,
     dataset: Dataset,
@@ -109,7 +119,7 @@ def build_trainer(
         select=config.select,
         steps_per_call=min(config.log_every, config.save_every or config.log_every),
     )
-    trainer.seconds["trace"] = time.perf_counter() - clock
+    trainer.seconds["trace"] += time.perf_counter() - clock
     return trainer
 
 
@@ -120,6 +130,7 @@ def training_batches(
     stop: int,
 ) -> tf.data.Dataset:
     """The batches from the trainer's step to `stop`, shared out among its devices."""
+    clock = time.perf_counter()
     augmentation = {
         "none": None,
         "shift": dataloader.Augmentation(config.augment_shift, whole_pixels=True),
@@ -144,7 +155,9 @@ def training_batches(
             pipelines=context.num_input_pipelines,
         )
 
-    return trainer.strategy.distribute_datasets_from_function(pipeline)
+    batches = trainer.strategy.distribute_datasets_from_function(pipeline)
+    trainer.seconds["trace"] += time.perf_counter() - clock
+    return batches
 
 
 def evaluation_batches(

@@ -104,9 +104,15 @@ class Config:
         0.0, "Share of the features set to 0 at each training step. Helps networks "
         "that learn the training images by heart.", _MODEL, limits=_SHARE)
     precision: str = _setting(
-        "float32", "Number format of the computation: float32 or bfloat16 (faster on "
-        "CPUs with avx512_bf16 or amx_bf16; weights stay float32).",
-        _MODEL, choices=("float32", "bfloat16"))
+        "float32", "Number format of the computation: float32, bfloat16 (weights stay "
+        "float32) or auto, which is bfloat16 on a CPU that computes with it "
+        "(avx512_bf16, amx_bf16) and float32 on any other.",
+        _MODEL, choices=("float32", "bfloat16", "auto"))
+    test_shift: int = _setting(
+        0, "The finished network answers with the mean over the image and its copies "
+        "shifted by this many pixels in the eight directions: more accurate, and nine "
+        "times the work an answer. 0 is the image alone.",
+        _MODEL, limits=("from 0 to 3", lambda value: 0 <= value <= 3))
 
     batch_size: int = _setting(
         128, "Images a step. Larger steps are fewer and smoother.",
@@ -174,6 +180,12 @@ class Config:
     log_every: int = _setting(
         50, "Steps between two looks at the run: progress, curves, signals.",
         _RUN, limits=_AT_LEAST_1)
+    intra_op_threads: int = _setting(
+        0, "Threads of one operation; 0 leaves it to TensorFlow.",
+        _RUN, limits=_AT_LEAST_0)
+    inter_op_threads: int = _setting(
+        0, "Operations side by side; 0 leaves it to TensorFlow.",
+        _RUN, limits=_AT_LEAST_0)
     # fmt: on
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from mnist_tf import (
     datasets,
     evaluation,
     folders,
+    machine,
     records,
 )
 from mnist_tf.config import Config
@@ -66,6 +67,9 @@ def run(config: Config, strategy: tf.distribute.Strategy | None = None) -> Resul
       UserError: the settings do not fit the data or the folders, or training failed.
       Interrupted: SIGINT or SIGTERM came; the state of the run is saved.
     """
+    machine.use_threads(config.intra_op_threads, config.inter_op_threads)
+    if config.precision == "auto":
+        config = dataclasses.replace(config, precision=machine.fastest_precision())
     strategy = strategy or tf.distribute.get_strategy()
     saves = folders.saves(config)
     folders.check(config)
@@ -97,9 +101,7 @@ def run(config: Config, strategy: tf.distribute.Strategy | None = None) -> Resul
     log_dir = Path(config.log_dir) / log_name
     _fit(config, splits, trainer, steps_per_epoch, save, log_dir)
     trainer.finish()
-    # Float32 whatever the precision of the training: what is measured is what is kept.
-    model = assembly.build_model(config, dataset, "float32")
-    model.set_weights(trainer.model.get_weights())
+    model = assembly.finished_model(config, dataset, trainer)
     figures = {"dataset": dataset.name, **_measure(config, splits, trainer, model)}
     seconds |= trainer.seconds
     metrics = _publish(config, model, description, figures, seconds)

@@ -172,6 +172,41 @@ class Recurrent(keras.Model):
         return self.logits(features)
 
 
+class ShiftAveraged(keras.Model):
+    """A trained network that answers with its mean over shifted copies of the image.
+
+    The copies are the image itself and the eight that are shifted by `pixels` along
+    rows, columns and both; what enters at an edge is 0. Method: averaging over several
+    views of the test image, Krizhevsky et al., 2012, doi:10.1145/3065386, section 4.1.
+
+    Args:
+      network: maps images [B, H, W, 1] to logits [B, C].
+      pixels: how far the copies are shifted, at least 1.
+    """
+
+    def __init__(self, network: keras.Model, pixels: int) -> None:
+        super().__init__()
+        self.network = network
+        self.pixels = pixels
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns the logarithms [B, C] of the mean probabilities."""
+        height, width = images.shape[1:3]
+        margin = [self.pixels, self.pixels]
+        # LiteRT cannot pad bytes.
+        pixels = tf.cast(images, tf.float32)
+        padded = tf.pad(pixels, [[0, 0], margin, margin, [0, 0]])
+        shifts = (0, self.pixels, 2 * self.pixels)
+        views = [
+            padded[:, top : top + height, left : left + width]
+            for top in shifts
+            for left in shifts
+        ]
+        answers = tf.nn.softmax(self.network(tf.concat(views, 0), training=training))
+        mean = tf.reduce_mean(tf.split(answers, len(views)), axis=0)
+        return tf.math.log(mean)
+
+
 MODELS: dict[str, type[keras.Model]] = {
     "cnn": ConvNet,
     "fc": FullyConnected,

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from mnist_tf import datasets, experiment
+from mnist_tf import datasets, experiment, machine
 from mnist_tf.config import Config
 from mnist_tf.datasets import DATASETS
 from mnist_tf.errors import UserError
@@ -74,6 +74,24 @@ def test_bfloat16_is_exported_as_float32(run, tmp_path):
     )
     right = found.argmax(1) == datasets.load("sample").test_labels
     assert right.mean() == result.metrics["test"]["accuracy"]
+
+
+def test_the_precision_that_was_chosen_is_written_down(run, tmp_path):
+    run(precision="auto")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["config"]["precision"] == machine.fastest_precision()
+
+
+def test_shifts_are_part_of_what_is_measured_and_written(run, tmp_path):
+    plain = run(model_dir=str(tmp_path / "plain")).metrics
+    shifted = run(test_shift=1)
+    assert shifted.metrics["validation"] != plain["validation"]
+    assert shifted.metrics["parameters"] == plain["parameters"]
+    images = datasets.load("sample").test_images
+    logits = shifted.model(images[..., np.newaxis])
+    for runtime in ("litert", "tensorflow"):
+        found = Predictor(tmp_path / "out", runtime).probabilities(images)
+        np.testing.assert_allclose(found, tf.nn.softmax(logits), atol=1e-5)
 
 
 def test_without_validation_all_images_are_trained_on(run):

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # Each may import what stands in a row above it, and nothing else of the package.
 FLOORS = [
     {"errors", "layers", "losses", "progress", "dataloader", "evaluation"},
-    {"config", "formats", "quiet", "model", "optimizers", "sources"},
+    {"config", "formats", "machine", "quiet", "model", "optimizers", "sources"},
     {"images", "trainer", "artifact"},
     {"datasets", "checkpoints", "predictor", "actions"},
     {"records", "folders", "assembly"},

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from mnist_tf import model as models
 from mnist_tf.errors import UserError
-from mnist_tf.model import MODELS, build
+from mnist_tf.model import MODELS, ShiftAveraged, build
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1)).astype(np.uint8)
 
@@ -110,3 +110,18 @@ def test_a_new_network_is_one_class_and_one_line(monkeypatch):
     model = make("linear", units=7, dropout=0.5)
     assert model.units == 7
     assert model(IMAGES).shape == (4, 10)
+
+
+@pytest.mark.parametrize("pixels", [1, 2])
+def test_shifted_copies_are_answered_with_their_mean(pixels):
+    network = make("cnn", filters=(4,))
+    steps = (-pixels, 0, pixels)
+    padded = np.pad(IMAGES, [(0, 0), (pixels, pixels), (pixels, pixels), (0, 0)])
+    views = [
+        np.roll(padded, (rows, columns), (1, 2))[:, pixels:-pixels, pixels:-pixels]
+        for rows in steps
+        for columns in steps
+    ]
+    expected = np.mean([tf.nn.softmax(network(view)) for view in views], axis=0)
+    found = tf.nn.softmax(ShiftAveraged(network, pixels)(IMAGES))
+    np.testing.assert_allclose(found, expected, atol=1e-6)

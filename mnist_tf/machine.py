@@ -1,0 +1,53 @@
+"""What this computer can do, and how much of it TensorFlow may use."""
+
+from pathlib import Path
+
+import tensorflow as tf
+
+from mnist_tf.errors import UserError
+
+_CPUINFO = Path("/proc/cpuinfo")
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+def fastest_precision() -> str:
+    """The precision that networks train fastest in here: "float32" or "bfloat16".
+
+    It is bfloat16 on a CPU that computes with it; without the instructions it is
+    emulated and slower. Only Linux tells; anywhere else it is float32.
+    """
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "float32"
+    flags = {
+        word for line in lines if line.startswith("flags") for word in line.split()
+    }
+    return "bfloat16" if flags & _BFLOAT16_FLAGS else "float32"
+
+
+def use_threads(intra_op: int, inter_op: int) -> None:
+    """Sets how many threads one operation, and operations side by side, may use.
+
+    Args:
+      intra_op: threads of one operation; 0 leaves it to TensorFlow.
+      inter_op: operations at a time; 0 leaves it to TensorFlow.
+
+    Raises:
+      UserError: TensorFlow already runs with other numbers.
+    """
+    threading = tf.config.threading
+    current = (
+        threading.get_intra_op_parallelism_threads(),
+        threading.get_inter_op_parallelism_threads(),
+    )
+    if (intra_op, inter_op) == current:
+        return
+    try:
+        threading.set_intra_op_parallelism_threads(intra_op)
+        threading.set_inter_op_parallelism_threads(inter_op)
+    except RuntimeError as error:
+        raise UserError(
+            f"intra_op_threads, inter_op_threads: got {intra_op}, {inter_op} where "
+            f"TensorFlow already runs with {current[0]}, {current[1]}; start anew"
+        ) from error

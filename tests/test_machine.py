@@ -1,0 +1,62 @@
+"""What the processor says it can do, and threads that are set before they start."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mnist_tf import machine
+
+
+@pytest.mark.parametrize(
+    ("text", "precision"),
+    [
+        ("model name\t: some\nflags\t\t: fpu avx512f avx512_bf16 vme\n", "bfloat16"),
+        ("flags\t\t: fpu amx_bf16\n", "bfloat16"),
+        ("flags\t\t: fpu avx2 avx512f\n", "float32"),
+        ("model name\t: an avx512_bf16 lookalike\nflags\t\t: fpu\n", "float32"),
+        (None, "float32"),
+    ],
+)
+def test_bfloat16_is_fastest_where_the_processor_has_it(
+    text, precision, tmp_path, monkeypatch
+):
+    cpuinfo = tmp_path / "cpuinfo"
+    if text is not None:
+        cpuinfo.write_text(text)
+    monkeypatch.setattr(machine, "_CPUINFO", cpuinfo)
+    assert machine.fastest_precision() == precision
+
+
+def in_a_process(code):
+    lines = ["import tensorflow as tf", "from mnist_tf import errors, machine", *code]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_threads_are_set_before_tensorflow_starts():
+    threads = "tf.config.threading.get_{}_op_parallelism_threads()"
+    found = in_a_process(
+        [
+            "machine.use_threads(1, 3)",
+            "tf.zeros(1)",
+            f"print({threads.format('intra')}, {threads.format('inter')})",
+            "machine.use_threads(1, 3)",
+        ]
+    )
+    assert found == ["1", "3"]
+
+
+def test_other_threads_are_refused_once_tensorflow_runs():
+    found = in_a_process(
+        [
+            "tf.zeros(1)",
+            "machine.use_threads(0, 0)",
+            "try: machine.use_threads(2, 1)",
+            "except errors.UserError as error: print(error)",
+        ]
+    )
+    assert found[:5] == ["intra_op_threads,", "inter_op_threads:", "got", "2,", "1"]
