@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help train predict evaluate tensorboard test claims lint format clean
+.PHONY: help train predict evaluate tensorboard test bench lint format clean
 
 help:  ## lists these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,8 +24,8 @@ tensorboard: .venv/installed  ## shows the runs in logs/
 test: lint  ## lints, checks the types and runs the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-claims: .venv/installed  ## measures the README's table; ARGS="--data_dir=..."
-	$(BIN)/python benchmarks/claims.py $(ARGS)
+bench: .venv/installed-bench  ## measures the README's figures; ARGS="--data_dir=..."
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: .venv/installed-dev  ## lints and checks the types
 	$(BIN)/ruff check .
@@ -46,6 +46,10 @@ clean:  ## removes the environment and caches; models and logs stay
 .venv/installed: .venv/bin/python setup.cfg
 	$(BIN)/pip install --quiet -e .
 	@touch $@
+
+.venv/installed-bench: .venv/bin/python setup.cfg
+	$(BIN)/pip install --quiet -e '.[bench]'
+	@touch .venv/installed $@
 
 .venv/installed-dev: .venv/bin/python setup.cfg
 	$(BIN)/pip install --quiet -e '.[dev]'

@@ -64,6 +64,13 @@ def split(config: Config, dataset: Dataset, replicas: int) -> dict[str, tuple]:
     }
 
 
+def steps_per_epoch(config: Config, images: int) -> int:
+    """Steps of one pass over so many images, within the limits of the settings."""
+    one_pass = -(-images // config.batch_size)
+    steps = max(one_pass, config.min_steps_per_epoch)
+    return min(steps, config.max_steps_per_epoch or steps)
+
+
 def build_model(config: Config, dataset: Dataset, precision: str) -> keras.Model:
     """Makes the network that the settings name, for the data's images and labels."""
     return build(

@@ -122,6 +122,9 @@ class Config:
     min_steps_per_epoch: int = _setting(
         0, "Fewest steps an epoch: it goes through a small data set several times. 0 "
         "is once.", _TRAINING, limits=_AT_LEAST_0)
+    max_steps_per_epoch: int = _setting(
+        0, "Most steps an epoch: it ends before it has gone through all images, and "
+        "the next goes on from there. 0 is no limit.", _TRAINING, limits=_AT_LEAST_0)
     optimizer: str = _setting(
         "adamw", "What turns gradients into updates: adam, adamw or sgd (Nesterov).",
         _TRAINING, choices=("adam", "adamw", "sgd"))
@@ -310,6 +313,12 @@ def _problems(config: Config) -> list[str]:
     if not problems:
         if config.resume and config.overwrite:
             problems.append("resume and overwrite: got both; give one of them")
+        fewest, most = config.min_steps_per_epoch, config.max_steps_per_epoch
+        if most and fewest > most:
+            problems.append(
+                f"min_steps_per_epoch: got {fewest}, above max_steps_per_epoch, which "
+                f"is {most}; give no more than that"
+            )
         watched = config.early_stopping > 0 or config.select == "best"
         if watched and config.validation_split == 0:
             problems.append(

@@ -80,8 +80,7 @@ def run(config: Config, strategy: tf.distribute.Strategy | None = None) -> Resul
     splits = assembly.split(config, dataset, strategy.num_replicas_in_sync)
     seconds = {"data": time.perf_counter() - clock}
 
-    one_pass = -(-len(splits["train"][1]) // config.batch_size)
-    steps_per_epoch = max(one_pass, config.min_steps_per_epoch)
+    steps_per_epoch = assembly.steps_per_epoch(config, len(splits["train"][1]))
     trainer = assembly.build_trainer(
         config, dataset, strategy, config.epochs * steps_per_epoch
     )

@@ -188,6 +188,17 @@ def test_resuming_and_overwriting_exclude_each_other():
     assert line == "resume and overwrite: got both; give one of them"
 
 
+def test_an_epoch_cannot_have_more_steps_than_its_most():
+    typed = {"min_steps_per_epoch": "9", "max_steps_per_epoch": "8"}
+    line = refusal(Config.from_strings, typed)
+    assert line == (
+        "min_steps_per_epoch: got 9, above max_steps_per_epoch, which is 8; give no "
+        "more than that"
+    )
+    Config(min_steps_per_epoch=9, max_steps_per_epoch=0)
+    Config(min_steps_per_epoch=9, max_steps_per_epoch=9)
+
+
 @pytest.mark.parametrize("watching", [{"early_stopping": "2"}, {"select": "best"}])
 def test_watching_the_validation_needs_validation_images(watching):
     line = refusal(Config.from_strings, {"validation_split": "0", **watching})

@@ -138,6 +138,11 @@ def test_small_data_are_gone_through_until_the_epoch_has_its_steps(run):
     assert run(min_steps_per_epoch=12, overwrite=True).metrics["steps"] == 12
 
 
+def test_an_epoch_may_end_before_all_images_were_seen(run):
+    metrics = run(batch_size=100, epochs=2, max_steps_per_epoch=7).metrics
+    assert [record["step"] for record in metrics["history"]] == [7, 14]
+
+
 def test_saves_come_as_often_as_asked(run, tmp_path):
     run(save_every=4)
     names = [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()]

@@ -1,0 +1,1 @@
+"""What the README claims, measured again beside the peers: `python -m benchmarks`."""

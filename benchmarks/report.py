@@ -1,0 +1,276 @@
+"""What was measured -> results.md and chart.png."""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import host
+
+# One-sided 95 % quantile of Student's t by degrees of freedom, from any table of it.
+T_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
+COLOURS = {
+    "fast": "#d95f02",
+    "base": "#1b9e77",
+    "best": "#7570b3",
+    "tiny": "#e7298a",
+    "sample": "#66a61e",
+    "fit": "#555555",
+}
+TITLES = {
+    "sample": "base on 5,000 digits",
+    "fit": "Keras example, fit, 15 epochs",
+}
+Rows = Sequence[Mapping[str, Any]]
+
+
+def write(found: Mapping[str, Any], output: Path) -> None:
+    """Writes a table of each part, and the chart if the recipes were measured."""
+    parts = [
+        _host(found[name]) + "\n\n" + table(found[name]["rows"])
+        for name, table in TABLES.items()
+        if name in found
+    ]
+    (output / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    if "recipes" in found:
+        chart(found["recipes"]["rows"], output / "chart.png")
+
+
+def lower_bound(values: Sequence[float]) -> float:
+    """The one-sided 95 % bound of a mean of 2 to 10 values, by Student's t."""
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.mean(values) - T_95[len(values) - 2] * error
+
+
+def _host(part: Mapping[str, Any]) -> str:
+    about = part["host"]
+    versions = ", ".join(f"{name} {about[name]}" for name in ("python", *host.PACKAGES))
+    busiest = max(row["busy"] for row in part["rows"])
+    lines = [
+        f"{about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB; "
+        f"{versions}. Use of the cores by others before a measurement: at most "
+        f"{busiest:.0f} %."
+    ]
+    if busiest > host.BUSY:
+        lines.append("**The machine was busy: do not trust these figures.**")
+    return "\n".join(lines)
+
+
+def _table(heads: str, rows: Sequence[Sequence[str]]) -> str:
+    cells = [head.strip() for head in heads.split("|")]
+    lines = [cells, ["---"] * len(cells), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _named(rows: Rows, name: str) -> Rows:
+    return [row for row in rows if row["name"] == name]
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    """The median, and the range in brackets."""
+    shown = [format(value, form) for value in (min(values), max(values))]
+    return f"{statistics.median(values):{form}} ({shown[0]} to {shown[1]})"
+
+
+def _recipes(rows: Rows) -> str:
+    fits = [sum(row["seconds"]) for row in _named(rows, "fit")]
+    reference = statistics.median(fits)
+    lines = []
+    for name in dict.fromkeys(row["name"] for row in rows):
+        runs = _named(rows, name)
+        fit = name == "fit"
+        accuracies = [
+            100 * (run["accuracy"][-1] if fit else run["accuracy"]) for run in runs
+        ]
+        seconds = fits if fit else [run["seconds"] for run in runs]
+        mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
+        lines.append(
+            [
+                TITLES.get(name, name),
+                "34,826" if fit else f"{runs[0]['parameters']:,}",
+                str(len(runs)),
+                f"{mean:.3f} ± {deviation:.3f}",
+                f"{lower_bound(accuracies):.3f}",
+                _spread(seconds, ".1f"),
+                "" if fit else _spread([run["trace"] for run in runs], ".1f"),
+                f"{reference / statistics.median(seconds):.1f}",
+                ", ".join(f"{accuracy:.2f}" for accuracy in accuracies),
+            ]
+        )
+    heads = (
+        "recipe | parameters | n | test accuracy, % | at least (95 %) | "
+        "seconds, tracing included | of these tracing | times faster than fit | seeds"
+    )
+    return _table(heads, lines)
+
+
+def _speed(row: Mapping[str, Any]) -> float:
+    """Images a second of the median epoch, the first left out: it traces."""
+    return 54_000 / statistics.median(row["seconds"][1:])
+
+
+def _peers(rows: Rows) -> str:
+    ours = _named(rows, "trainer")
+    lines = []
+    for name in dict.fromkeys(row["name"] for row in rows):
+        runs = _named(rows, name)
+        ratios = [
+            _speed(mine) / _speed(other) for mine, other in zip(ours, runs, strict=True)
+        ]
+        lines.append(
+            [
+                name,
+                str(len(runs)),
+                _spread([_speed(run) for run in runs], ",.0f"),
+                _spread(ratios, ".2f"),
+                _spread([100 * run["accuracy"][-1] for run in runs], ".2f"),
+            ]
+        )
+    heads = (
+        "the Keras example's network | rounds | images a second | "
+        "our Trainer is faster by, round by round | test accuracy, %"
+    )
+    return _table(heads, lines)
+
+
+def _networks(rows: Rows) -> str:
+    lines = [
+        [
+            row["name"],
+            f"{row['parameters']:,}",
+            f"{100 * row['accuracy']:.2f}",
+            f"{row['seconds']:.0f}",
+        ]
+        for row in rows
+    ]
+    return _table("network, one seed | parameters | test accuracy, % | seconds", lines)
+
+
+def _answers(rows: Rows) -> str:
+    lines = [
+        [
+            f"{row['name']}, {runtime}",
+            f"{row[runtime]['process_seconds']:.2f}",
+            f"{row[runtime]['process_mib']:.0f}",
+            f"{row[runtime]['milliseconds_for_one']:.3f}",
+            f"{row[runtime]['images_per_second']:,.0f}",
+            f"{row['differences']['labels']}",
+            f"{row['differences']['probability']:.1e}",
+        ]
+        for row in rows
+        for runtime in ("litert", "tensorflow")
+    ]
+    heads = (
+        "model, runtime | process, s | MiB | warm, one image, ms | "
+        "warm, images a second | labels that differ, of 10,000 | probabilities within"
+    )
+    return _table(heads, lines)
+
+
+def _steps(rows: Rows) -> str:
+    lines = []
+    for row in rows:
+        limit = row["limits"][row["precision"]]
+        rate = row["flop"] / row["step"] / 1e6
+        lines.append(
+            [
+                row["name"].replace("--", ""),
+                *(
+                    f"{row[name]:.2f}"
+                    for name in ("forward", "gradients", "update", "step", "batch")
+                ),
+                f"{row['convolutions']:.2f}",
+                f"{row['convolutions'] / row['step']:.0%}",
+                f"{limit['product']:.0f}",
+                f"{limit['convolution']:.0f}",
+                f"{rate / limit['convolution']:.0%}",
+            ]
+        )
+    heads = (
+        "step of base, 128 images | forward, ms | + gradients | + update | whole step "
+        "in the loop | a batch alone | its convolutions alone | their share of the "
+        "step | product, GFLOP/s | convolution, GFLOP/s | share of that"
+    )
+    return _table(heads, lines)
+
+
+def _growth(rows: Rows) -> str:
+    lines = [
+        [
+            row["name"],
+            str(row["value"]),
+            f"{row['images_per_second']:,.0f}",
+            f"{row['memory_mib']:,.0f}",
+            f"{row['memory_along'][-1] - row['memory_along'][0]:,.0f}",
+        ]
+        for row in rows
+    ]
+    heads = (
+        "what grows | to | images a second | peak memory, MiB | "
+        "growth after the first tenth, MiB"
+    )
+    return _table(heads, lines)
+
+
+def _repeat(rows: Rows) -> str:
+    lines = [[row["name"], str(row["arrays"]), str(row["same"])] for row in rows]
+    heads = "the same command twice | arrays of the saved state | equal, bit for bit"
+    return _table(heads, lines)
+
+
+TABLES: dict[str, Callable[[Rows], str]] = {
+    "recipes": _recipes,
+    "peers": _peers,
+    "networks": _networks,
+    "answers": _answers,
+    "steps": _steps,
+    "growth": _growth,
+    "repeat": _repeat,
+}
+
+
+def chart(rows: Rows, path: Path) -> None:
+    """Seconds of training against test accuracy, a dot for each seed."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.6), dpi=150, layout="constrained")
+    for run in _named(rows, "fit"):
+        ends = [sum(run["seconds"][: n + 1]) for n in range(len(run["seconds"]))]
+        percent = [100 * accuracy for accuracy in run["accuracy"]]
+        axes.plot(ends, percent, color=COLOURS["fit"], linewidth=0.8, alpha=0.6)
+        axes.scatter(ends[-1], percent[-1], color=COLOURS["fit"], s=26, zorder=3)
+    label = axes.annotate
+    for name in dict.fromkeys(row["name"] for row in rows):
+        runs = _named(rows, name)
+        if name == "fit":
+            seconds = [sum(run["seconds"]) for run in runs]
+            percent = [100 * run["accuracy"][-1] for run in runs]
+        else:
+            seconds = [run["seconds"] for run in runs]
+            percent = [100 * run["accuracy"] for run in runs]
+            axes.scatter(seconds, percent, color=COLOURS[name], s=26, zorder=3)
+        label(
+            TITLES.get(name, f"{name}.cfg"),
+            (statistics.median(seconds), min(percent)),
+            xytext=(0, -9),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            color=COLOURS[name],
+            fontsize=9,
+        )
+    axes.set_xscale("log")
+    axes.set_ylim(98.6, 99.9)
+    ticks = [2, 5, 10, 20, 50, 100, 200]
+    axes.set_xticks(ticks, [f"{tick} s" for tick in ticks])
+    axes.xaxis.set_minor_locator(pyplot.NullLocator())
+    axes.set_xlabel("training time on two cores, tracing included")
+    axes.set_ylabel("accuracy on the 10,000 test images, %")
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+    pyplot.close(figure)

@@ -1,0 +1,224 @@
+"""Where a training step of a recipe spends its time, beside what the machine can do.
+
+    python -m benchmarks.steps --recipe=base --data_dir=FOLDER   (recipes of cnn)
+
+Prints one JSON object with
+  limits        GFLOP/s of the machine: a large matrix product, and a convolution of
+                many channels, forward and its two gradients together
+  convolutions  ms that the step's own convolutions and dense layer take by themselves,
+                one after the other, forward and gradients
+  flop          floating-point operations of these, a step
+  forward, gradients, update, step
+                ms of the loss alone; with its gradients; with the optimizer's update;
+                and of the whole step as the trainer runs it, batches included
+  batch         ms that the pipeline takes for a batch when nothing else runs
+"""
+
+import contextlib
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mnist_tf import command, datasets, quiet
+
+STEPS = 50  # a trial
+TRIALS = 7  # the median counts
+FLAGS = {
+    "data_dir": command.Flag("", "Folder with all of MNIST."),
+    "recipe": command.Flag("base", "Name of the flag file in configs/."),
+    "precision": command.Flag("", "In place of the recipe's."),
+    "deterministic": command.Flag(True, "Repeatable operations.", switch=True),
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures the recipe's step and prints what it found."""
+    values = command.with_defaults(
+        FLAGS, command.parse(argv, FLAGS, __doc__ or "", lambda given: given)
+    )
+    quiet.import_tensorflow()
+    import tensorflow as tf
+
+    from mnist_tf import assembly
+    from mnist_tf.config import Config
+
+    flags = command.config_flags()
+    line = ["", f"--flagfile=configs/{values['recipe']}.cfg"]
+    config = command.parse(line, flags, "", Config.from_strings)
+    config = dataclasses.replace(
+        config,
+        precision=values["precision"] or config.precision,
+        data_dir=values["data_dir"],
+        validation_split=0.0,
+    )
+    data = datasets.load("mnist", config.data_dir)
+    with _determinism(values["deterministic"]):
+        trainer = assembly.build_trainer(
+            config, data, tf.distribute.get_strategy(), 10**5
+        )
+    split = assembly.split(config, data, 1)["train"]
+    json.dump(_measure(config, trainer, split), sys.stdout)
+
+
+@contextlib.contextmanager
+def _determinism(wanted: bool) -> Any:
+    """Lets `build_trainer` enable what it always does, or keeps it from it."""
+    import tensorflow as tf
+
+    enable = tf.config.experimental.enable_op_determinism
+    if not wanted:
+        tf.config.experimental.enable_op_determinism = lambda: None
+    yield
+    tf.config.experimental.enable_op_determinism = enable
+
+
+def _measure(config: Any, trainer: Any, split: Any) -> dict[str, Any]:
+    import tensorflow as tf
+
+    from mnist_tf import assembly
+
+    def iterator() -> Any:
+        return iter(assembly.training_batches(config, split, trainer, 10**6))
+
+    batches = iterator()
+    held = next(batches)
+    variables = trainer.model.trainable_variables
+
+    def loss() -> tf.Tensor:
+        logits = trainer.model(held[0], training=True)
+        return tf.reduce_mean(trainer.loss(held[1], logits))
+
+    def gradients() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            value = loss()
+        return tape.gradient(value, variables)
+
+    def update() -> None:
+        trainer.optimizer.apply(gradients(), variables)
+
+    def steps() -> None:
+        trainer._train_steps(batches, tf.constant(STEPS))
+
+    steps()
+    measured = {
+        "forward": _graph_median(loss),
+        "gradients": _graph_median(gradients),
+        "update": _graph_median(update),
+        "step": _median(steps) / STEPS,
+        "batch": _median(lambda: next(batches), STEPS),
+    }
+    own, flop = _convolutions(trainer.model, held[0])
+    return measured | {
+        "convolutions": own,
+        "flop": flop,
+        "batch_size": config.batch_size,
+        "precision": config.precision,
+        "limits": {name: _limits(name) for name in ("float32", "bfloat16")},
+    }
+
+
+def _median(call: Callable[[], Any], calls: int = 1) -> float:
+    """Milliseconds of a call, over trials that together make `STEPS` steps each."""
+    call()
+    trials = []
+    for _ in range(TRIALS):
+        clock = time.perf_counter()
+        for _ in range(calls):
+            call()
+        trials.append((time.perf_counter() - clock) / calls * 1e3)
+    return statistics.median(trials)
+
+
+def _graph_median(body: Callable[[], Any], calls: int = STEPS) -> float:
+    """Milliseconds of a graph of `body`, less those of calling an empty graph.
+
+    Each is a call of its own: in a loop inside the graph, TensorFlow would compute once
+    what is the same in each round.
+    """
+    import tensorflow as tf
+
+    empty = _median(tf.function(lambda: tf.constant(0.0)), calls)
+    return _median(tf.function(body), calls) - empty
+
+
+def _convolutions(model: Any, images: Any) -> tuple[float, int]:
+    """Milliseconds and operations of a ConvNet's kernels, each by itself."""
+    import keras
+    import tensorflow as tf
+
+    seen: list[tuple[Any, tuple[int, ...]]] = []
+    features = tf.cast(images, model.compute_dtype)
+    for layer in (*model.features, model.logits):
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            seen.append((layer, tuple(features.shape)))
+        features = layer(features)
+
+    milliseconds, flop = 0.0, 0
+    for index, (layer, shape) in enumerate(seen):
+        kernel = tf.cast(layer.kernel, layer.compute_dtype)
+        inputs = tf.cast(tf.random.normal(shape), layer.compute_dtype)
+        if isinstance(layer, keras.layers.Dense):
+            calls, operations = _dense(inputs, kernel)
+        else:
+            calls, operations = _convolution(inputs, kernel, layer.padding.upper())
+        if index == 0:  # nobody asks for the gradient of the images
+            calls = [calls[0], calls[2]]
+        milliseconds += sum(_graph_median(call) for call in calls)
+        flop += operations * len(calls)
+    return milliseconds, flop
+
+
+def _convolution(inputs: Any, kernel: Any, padding: str) -> tuple[list[Callable], int]:
+    """Forward, gradient of the inputs, gradient of the kernel; operations of each."""
+    import tensorflow as tf
+
+    outputs = tf.nn.conv2d(inputs, kernel, 1, padding)
+    common = {"strides": [1] * 4, "padding": padding}
+    calls = [
+        lambda: tf.nn.conv2d(inputs, kernel, 1, padding),
+        lambda: tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=inputs.shape, filter=kernel, out_backprop=outputs, **common
+        ),
+        lambda: tf.raw_ops.Conv2DBackpropFilter(
+            input=inputs, filter_sizes=kernel.shape, out_backprop=outputs, **common
+        ),
+    ]
+    positions = outputs.shape[0] * outputs.shape[1] * outputs.shape[2]
+    return calls, 2 * positions * int(tf.size(kernel))
+
+
+def _dense(inputs: Any, kernel: Any) -> tuple[list[Callable], int]:
+    import tensorflow as tf
+
+    outputs = tf.matmul(inputs, kernel)
+    calls = [
+        lambda: tf.matmul(inputs, kernel),
+        lambda: tf.matmul(outputs, kernel, transpose_b=True),
+        lambda: tf.matmul(inputs, outputs, transpose_a=True),
+    ]
+    return calls, 2 * inputs.shape[0] * int(tf.size(kernel))
+
+
+def _limits(dtype: str) -> dict[str, float]:
+    """GFLOP/s of a product of 2,048 x 2,048 and of a convolution of 128 channels."""
+    import tensorflow as tf
+
+    size, calls = 2048, 4
+    square = tf.cast(tf.random.normal([size, size]), dtype)
+    product = _graph_median(lambda: tf.matmul(square, square), calls)
+    inputs = tf.cast(tf.random.normal([128, 14, 14, 128]), dtype)
+    kernel = tf.cast(tf.random.normal([3, 3, 128, 128]), dtype)
+    kinds, operations = _convolution(inputs, kernel, "SAME")
+    each = [_graph_median(call, calls) for call in kinds]
+    return {
+        "product": 2 * size**3 / product / 1e6,
+        "convolution": 3 * operations / sum(each) / 1e6,
+    }
+
+
+if __name__ == "__main__":
+    command.run(main)
