@@ -100,7 +100,9 @@ def _recipe(name: str, data_dir: str, seed: int) -> tuple[float, dict[str, Any]]
         sample = name == "sample"
         data = "--dataset=sample" if sample else f"--data_dir={data_dir}"
         busy = host.busy()
+        clock = time.perf_counter()
         metrics = _train(Path(folder), "base" if sample else name, data, *flags)
+        whole = time.perf_counter() - clock
         if sample:
             accuracy = _evaluate(Path(folder), data_dir)
         else:
@@ -112,6 +114,7 @@ def _recipe(name: str, data_dir: str, seed: int) -> tuple[float, dict[str, Any]]
         "accuracy": accuracy,
         "seconds": seconds["trace"] + seconds["train"],
         "trace": seconds["trace"],
+        "command": whole,
         "parameters": metrics["parameters"],
         "images_per_second": metrics["images_per_second"],
     }

@@ -93,14 +93,18 @@ def _recipes(rows: Rows) -> str:
                 f"{mean:.3f} ± {deviation:.3f}",
                 f"{lower_bound(accuracies):.3f}",
                 _spread(seconds, ".1f"),
-                "" if fit else _spread([run["trace"] for run in runs], ".1f"),
+                "" if fit else f"{statistics.median(run['trace'] for run in runs):.1f}",
+                ""
+                if fit
+                else f"{statistics.median(run['command'] for run in runs):.0f}",
                 f"{reference / statistics.median(seconds):.1f}",
                 ", ".join(f"{accuracy:.2f}" for accuracy in accuracies),
             ]
         )
     heads = (
         "recipe | parameters | n | test accuracy, % | at least (95 %) | "
-        "seconds, tracing included | of these tracing | times faster than fit | seeds"
+        "seconds of training, tracing included | of these tracing | "
+        "the whole command | times faster than fit | seeds"
     )
     return _table(heads, lines)
 

@@ -136,6 +136,20 @@ def test_mistakes_in_a_file_of_flags_are_told_too(tmp_path):
     assert "batch_size: got 0" in line
 
 
+RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.cfg"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_can_be_read(recipe):
+    config = parse_config(f"--flagfile={recipe}")
+    typed = [line for line in recipe.read_text().splitlines() if line[:2] == "--"]
+    for line in typed:
+        name, _, value = line.removeprefix("--").partition("=")
+        shown = getattr(config, name)
+        shown = ",".join(map(str, shown)) if isinstance(shown, tuple) else str(shown)
+        assert shown == value or float(shown) == float(value)
+
+
 def test_a_file_of_flags_that_is_no_text_is_named(tmp_path):
     path = tmp_path / "flags.cfg"
     path.write_bytes(b"--epochs=\xff\n")

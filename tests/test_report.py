@@ -20,6 +20,7 @@ def recipe(name, seed, accuracy, seconds, busy=0.0):
         "accuracy": accuracy,
         "seconds": seconds,
         "trace": 1.0,
+        "command": 20.0,
         "parameters": 29658,
         "busy": busy,
     }
