@@ -93,15 +93,15 @@ class TestTrain:
     def test_metrics_say_what_was_measured(self, metrics):
         assert metrics["dataset"] == "sample"
         assert metrics["parameters"] == 29_658
-        assert (metrics["epochs"], metrics["steps"]) == (2, 500)
-        assert [row["step"] for row in metrics["history"]] == [250, 500]
+        assert (metrics["epochs"], metrics["steps"]) == (2, 650)
+        assert [row["step"] for row in metrics["history"]] == [325, 650]
         assert metrics["history"][-1]["validation_loss"] == pytest.approx(
             metrics["validation"]["loss"], rel=1e-4
         )
         seconds = metrics["seconds"]
         assert seconds.keys() == {"data", "trace", "train", "evaluate", "export"}
         assert all(value > 0 for value in seconds.values())
-        rate = 500 * 128 / seconds["train"]
+        rate = 650 * 128 / seconds["train"]
         assert metrics["images_per_second"] == pytest.approx(rate)
 
     def test_config_says_what_was_trained(self, out):
