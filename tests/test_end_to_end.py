@@ -95,8 +95,9 @@ class TestTrain:
         assert metrics["parameters"] == 29_658
         assert (metrics["epochs"], metrics["steps"]) == (2, 650)
         assert [row["step"] for row in metrics["history"]] == [325, 650]
+        # On some processors base.cfg trains, and watches itself, in bfloat16.
         assert metrics["history"][-1]["validation_loss"] == pytest.approx(
-            metrics["validation"]["loss"], rel=1e-4
+            metrics["validation"]["loss"], rel=2**-7
         )
         seconds = metrics["seconds"]
         assert seconds.keys() == {"data", "trace", "train", "evaluate", "export"}

@@ -76,6 +76,14 @@ def test_bfloat16_is_exported_as_float32(run, tmp_path):
     assert right.mean() == result.metrics["test"]["accuracy"]
 
 
+def test_the_last_validation_is_that_of_the_model_that_is_written(run):
+    metrics = run().metrics
+    watched = metrics["history"][-1]
+    for name in ("loss", "accuracy"):
+        found = watched[f"validation_{name}"]
+        assert found == pytest.approx(metrics["validation"][name], rel=1e-4)
+
+
 def test_the_precision_that_was_chosen_is_written_down(run, tmp_path):
     run(precision="auto")
     written = json.loads((tmp_path / "out" / "config.json").read_text())
