@@ -5,12 +5,13 @@
 Each figure comes from a process of its own, one after the other, as a user would start
 it; what is compared takes turns. Parts, and minutes on two cores:
 
-    recipes   each recipe with several seeds, and the Keras example's fit     (45)
-    peers     one network with fit, with our Trainer and with PyTorch          (8)
+    recipes   the quick recipes, several seeds, and the Keras example's fit   (12)
+    accurate  the same for the recipes that take their time                   (35)
+    peers     one network with fit, with our Trainer and with PyTorch          (7)
     networks  the other networks, one seed each                                (5)
     answers   prediction as a process, and in a warm one, on both runtimes     (1)
     steps     where the time of a training step goes, beside the limits        (2)
-    growth    speed and memory against batch size, width, images and epochs    (5)
+    growth    speed and memory against batch size, width, images, epochs       (5)
     repeat    the same command twice: are the weights the same?                (1)
     report    only writes tables and chart again
 
@@ -18,30 +19,43 @@ Writes results.json, results.md and chart.png to --output. A part that is measur
 replaces what was measured of it before.
 """
 
+import functools
+import importlib.util
 import itertools
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import host, report
+from benchmarks.peers import PEERS
 from mnist_tf import checkpoints, command
 from mnist_tf.artifact import CHECKPOINTS
 from mnist_tf.errors import UserError, unknown_name
 
 ROOT = Path(__file__).parents[1]
-SEEDS = {"fast": 10, "base": 5, "best": 5, "tiny": 5, "sample": 5}
+QUICK = {"fast": 10, "base": 5, "sample": 5}  # seeds
+ACCURATE = {"best": 5, "tiny": 5}
 FITS = 3
-PEER_ROUNDS, PEER_EPOCHS = 3, 3
+PEER_ROUNDS, PEER_EPOCHS = 3, 2  # the first epoch of each traces and does not count
 PREDICTIONS = 15
+# Runs a script and prints its peak memory. What the system tells of a child that has
+# ended is never below the peak of the process that started it.
+AND_ITS_MEMORY = """
+import atexit, pathlib, runpy, sys
+sys.argv.pop(0)
+status = pathlib.Path("/proc/self/status")
+last = lambda: print([line for line in status.open() if line.startswith("VmHWM")][0])
+atexit.register(last)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 FLAGS = {
     "data_dir": command.Flag("", "Folder with all of MNIST."),
     "parts": command.Flag("all", "What to measure, separated by commas."),
@@ -55,11 +69,15 @@ def main(argv: Sequence[str]) -> None:
     output = Path(values["output"])
     output.mkdir(parents=True, exist_ok=True)
     results = output / "results.json"
-    found = json.loads(results.read_text("utf-8")) if results.exists() else {}
+    try:
+        found = json.loads(results.read_text("utf-8")) if results.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{results}: damaged ({error}); move it away") from error
     for part in values["parts"]:
-        rows = [{**row, "busy": busy} for busy, row in PARTS[part](values["data_dir"])]
-        found[part] = {"host": host.describe(), "rows": rows}
-        results.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        found[part] = {"host": host.describe(), "rows": []}
+        for busy, row in PARTS[part](values["data_dir"]):
+            found[part]["rows"].append({**row, "busy": busy})
+            results.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     report.write(found, output)
     print((output / "results.md").read_text("utf-8"))
 
@@ -69,21 +87,25 @@ Rows = Iterator[tuple[float, dict[str, Any]]]
 
 def _checked(values: command.Values) -> command.Values:
     given = command.with_defaults(FLAGS, values)
-    parts = [] if given["parts"] == "report" else given["parts"].split(",")
-    given["parts"] = list(PARTS) if parts == ["all"] else parts
-    for part in given["parts"]:
-        if part not in PARTS:
+    parts = given["parts"].split(",")
+    for part in parts:
+        if part not in (*PARTS, "all", "report"):
             raise UserError(unknown_name("parts", part, [*PARTS, "all", "report"]))
-    if given["parts"] and not given["data_dir"]:
+    known = PARTS if "all" in parts else parts
+    given["parts"] = [part for part in known if part != "report"]
+    if set(given["parts"]) - {"growth"} and not given["data_dir"]:
         raise UserError("data_dir: got nothing; give the folder with all of MNIST")
+    for package in ("torch", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{package} is missing; pip install -e '.[bench]'")
     return given
 
 
-def _recipes(data_dir: str) -> Rows:
+def _recipes(recipes: Mapping[str, int], data_dir: str) -> Rows:
     """Rounds of one fit and a share of each recipe's seeds."""
     for turn in range(FITS):
         yield _peer("fit", data_dir, epochs=15, seed=turn + 1)
-        for name, seeds in SEEDS.items():
+        for name, seeds in recipes.items():
             for seed in range(1 + turn, seeds + 1, FITS):
                 yield _recipe(name, data_dir, seed)
 
@@ -122,8 +144,7 @@ def _recipe(name: str, data_dir: str, seed: int) -> tuple[float, dict[str, Any]]
 
 
 def _peers(data_dir: str) -> Rows:
-    names = ("fit", "trainer", "pytorch", "pytorch_channels")
-    for turn, name in itertools.product(range(PEER_ROUNDS), names):
+    for turn, name in itertools.product(range(PEER_ROUNDS), PEERS):
         yield _peer(name, data_dir, epochs=PEER_EPOCHS, seed=turn + 1)
 
 
@@ -178,7 +199,7 @@ def _growth(data_dir: str) -> Rows:
         for value in values:
             flags = [f"--{name}={value}"]
             if name == "epochs":
-                flags.append(f"--steps={100 * int(value)}")
+                flags.append("--steps=100")
             busy = host.busy()
             found = json.loads(_call("-m", "benchmarks.growth", *flags))
             yield busy, {"name": name, "value": value, **found}
@@ -198,7 +219,8 @@ def _repeat(data_dir: str) -> Rows:
 
 
 PARTS: dict[str, Callable[[str], Rows]] = {
-    "recipes": _recipes,
+    "recipes": functools.partial(_recipes, QUICK),
+    "accurate": functools.partial(_recipes, ACCURATE),
     "peers": _peers,
     "networks": _networks,
     "answers": _answers,
@@ -216,8 +238,13 @@ def _call(*arguments: str) -> str:
         command_line, cwd=ROOT, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise UserError(f"{' '.join(arguments)}: {done.stderr.strip()}")
+        raise UserError(f"{' '.join(arguments)}: {_last_line(done.stderr)}")
     return done.stdout
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "it says nothing"
 
 
 def _train(model_dir: Path, recipe: str, *arguments: str) -> dict[str, Any]:
@@ -234,19 +261,19 @@ def _evaluate(model_dir: Path, data_dir: str) -> float:
 
 
 def _predict(model_dir: Path, runtime: str) -> tuple[float, float]:
-    """Seconds and MiB of one prediction, the whole process."""
-    arguments = [
-        sys.executable, "predict.py", f"--model_dir={model_dir}",
-        "--input=samples/sample.npy", f"--runtime={runtime}",
-    ]  # fmt: skip
+    """Seconds and peak MiB of one prediction, the whole process."""
+    flags = [f"--model_dir={model_dir}", f"--runtime={runtime}"]
+    flags.append("--input=samples/sample.npy")
     clock = time.perf_counter()
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise UserError(f"{' '.join(arguments)} failed")
-    return time.perf_counter() - clock, usage.ru_maxrss / 1024
+    done = subprocess.run(
+        [sys.executable, "-c", AND_ITS_MEMORY, "predict.py", *flags],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    seconds = time.perf_counter() - clock
+    if done.returncode:
+        raise UserError(f"predict.py: {_last_line(done.stderr)}")
+    peak = done.stdout.splitlines()[-1].split()  # VmHWM: 48000 kB
+    return seconds, int(peak[1]) / 1024
 
 
 if __name__ == "__main__":

@@ -20,10 +20,13 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 from mnist_tf import command, datasets, quiet
+from mnist_tf.config import Config
+from mnist_tf.errors import UserError
 
 STEPS = 50  # a trial
 TRIALS = 7  # the median counts
@@ -40,21 +43,22 @@ def main(argv: Sequence[str]) -> None:
     values = command.with_defaults(
         FLAGS, command.parse(argv, FLAGS, __doc__ or "", lambda given: given)
     )
+    line = ["", f"--flagfile=configs/{values['recipe']}.cfg"]
+    config = command.parse(line, command.config_flags(), "", Config.from_strings)
+    if config.model != "cnn":
+        raise UserError(f"recipe: got {values['recipe']!r}; give one of cnn")
     quiet.import_tensorflow()
     import tensorflow as tf
 
     from mnist_tf import assembly
-    from mnist_tf.config import Config
 
-    flags = command.config_flags()
-    line = ["", f"--flagfile=configs/{values['recipe']}.cfg"]
-    config = command.parse(line, flags, "", Config.from_strings)
     config = dataclasses.replace(
         config,
         precision=values["precision"] or config.precision,
         data_dir=values["data_dir"],
         validation_split=0.0,
     )
+    config = assembly.prepare(config)
     data = datasets.load("mnist", config.data_dir)
     with _determinism(values["deterministic"]):
         trainer = assembly.build_trainer(
@@ -65,18 +69,19 @@ def main(argv: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _determinism(wanted: bool) -> Any:
+def _determinism(wanted: bool) -> Iterator[None]:
     """Lets `build_trainer` enable what it always does, or keeps it from it."""
     import tensorflow as tf
 
-    enable = tf.config.experimental.enable_op_determinism
-    if not wanted:
-        tf.config.experimental.enable_op_determinism = lambda: None
-    yield
-    tf.config.experimental.enable_op_determinism = enable
+    settings = tf.config.experimental
+    with contextlib.ExitStack() as stack:
+        if not wanted:
+            none = mock.patch.object(settings, "enable_op_determinism")
+            stack.enter_context(none)
+        yield
 
 
-def _measure(config: Any, trainer: Any, split: Any) -> dict[str, Any]:
+def _measure(config: Config, trainer: Any, split: Any) -> dict[str, Any]:
     import tensorflow as tf
 
     from mnist_tf import assembly
@@ -117,12 +122,12 @@ def _measure(config: Any, trainer: Any, split: Any) -> dict[str, Any]:
         "flop": flop,
         "batch_size": config.batch_size,
         "precision": config.precision,
-        "limits": {name: _limits(name) for name in ("float32", "bfloat16")},
+        "limits": _limits(config.precision),
     }
 
 
 def _median(call: Callable[[], Any], calls: int = 1) -> float:
-    """Milliseconds of a call, over trials that together make `STEPS` steps each."""
+    """Milliseconds of a call: the median of trials of `calls` each."""
     call()
     trials = []
     for _ in range(TRIALS):

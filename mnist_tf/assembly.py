@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mnist_tf import dataloader
+from mnist_tf import dataloader, machine
 from mnist_tf.config import Config
 from mnist_tf.datasets import Dataset
 from mnist_tf.errors import UserError
@@ -17,6 +17,14 @@ from mnist_tf.losses import cross_entropy
 from mnist_tf.model import ShiftAveraged, build
 from mnist_tf.optimizers import WarmupSchedule, build_optimizer
 from mnist_tf.trainer import Trainer
+
+
+def prepare(config: Config) -> Config:
+    """Sets the threads, and says what `auto` stands for on this computer."""
+    machine.use_threads(config.intra_op_threads, config.inter_op_threads)
+    if config.precision != "auto":
+        return config
+    return dataclasses.replace(config, precision=machine.fastest_precision())
 
 
 def split(config: Config, dataset: Dataset, replicas: int) -> dict[str, tuple]:

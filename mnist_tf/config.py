@@ -39,6 +39,7 @@ _FILTERS = (
     "one to three whole numbers from 1 on",
     lambda value: 1 <= len(value) <= 3 and min(value) >= 1,
 )
+_THREADS = ("from 0 to 1024", lambda value: 0 <= value <= 1024)
 _PATH = ("the name of a folder", lambda value: value != "")
 
 _DATA, _MODEL, _TRAINING, _RUN = "Data", "Model", "Training", "Run"
@@ -105,13 +106,14 @@ class Config:
         "that learn the training images by heart.", _MODEL, limits=_SHARE)
     precision: str = _setting(
         "float32", "Number format of the computation: float32, bfloat16 (weights stay "
-        "float32) or auto, which is bfloat16 on a CPU that computes with it "
-        "(avx512_bf16, amx_bf16) and float32 on any other.",
+        "float32) or auto, which is bfloat16 on an x86 CPU that computes with it "
+        "(avx512_bf16, amx_bf16) and float32 on anything else.",
         _MODEL, choices=("float32", "bfloat16", "auto"))
     test_shift: int = _setting(
         0, "The finished network answers with the mean over the image and its copies "
-        "shifted by this many pixels in the eight directions: more accurate, and nine "
-        "times the work an answer. 0 is the image alone.",
+        "shifted by this many pixels in the eight directions: more accurate, at nine "
+        "times the work per answer. Validation during the run sees the image alone. 0 "
+        "never shifts.",
         _MODEL, limits=("from 0 to 3", lambda value: 0 <= value <= 3))
 
     batch_size: int = _setting(
@@ -185,10 +187,10 @@ class Config:
         _RUN, limits=_AT_LEAST_1)
     intra_op_threads: int = _setting(
         0, "Threads of one operation; 0 leaves it to TensorFlow.",
-        _RUN, limits=_AT_LEAST_0)
+        _RUN, limits=_THREADS)
     inter_op_threads: int = _setting(
         0, "Operations side by side; 0 leaves it to TensorFlow.",
-        _RUN, limits=_AT_LEAST_0)
+        _RUN, limits=_THREADS)
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -316,8 +318,8 @@ def _problems(config: Config) -> list[str]:
         fewest, most = config.min_steps_per_epoch, config.max_steps_per_epoch
         if most and fewest > most:
             problems.append(
-                f"min_steps_per_epoch: got {fewest}, above max_steps_per_epoch, which "
-                f"is {most}; give no more than that"
+                f"min_steps_per_epoch, max_steps_per_epoch: got {fewest} and {most}; "
+                "lower the first or raise the second"
             )
         watched = config.early_stopping > 0 or config.select == "best"
         if watched and config.validation_split == 0:

@@ -20,7 +20,6 @@ from mnist_tf import (
     datasets,
     evaluation,
     folders,
-    machine,
     records,
 )
 from mnist_tf.config import Config
@@ -38,7 +37,8 @@ class Result:
     """What a run came to.
 
     Attributes:
-      model: the trained network, float32.
+      model: the trained network as it was measured and written: float32, and with its
+        answers averaged over shifts if `test_shift` says so.
       description: what config.json says.
       metrics: what metrics.json says.
       model_dir: where the model is.
@@ -67,9 +67,7 @@ def run(config: Config, strategy: tf.distribute.Strategy | None = None) -> Resul
       UserError: the settings do not fit the data or the folders, or training failed.
       Interrupted: SIGINT or SIGTERM came; the state of the run is saved.
     """
-    machine.use_threads(config.intra_op_threads, config.inter_op_threads)
-    if config.precision == "auto":
-        config = dataclasses.replace(config, precision=machine.fastest_precision())
+    config = assembly.prepare(config)
     strategy = strategy or tf.distribute.get_strategy()
     saves = folders.saves(config)
     folders.check(config)

@@ -13,9 +13,11 @@ _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 def fastest_precision() -> str:
     """The precision that networks train fastest in here: "float32" or "bfloat16".
 
-    It is bfloat16 on a CPU that computes with it; without the instructions it is
-    emulated and slower. Only Linux tells; anywhere else it is float32.
+    It is bfloat16 on an x86 CPU that computes with it; without the instructions it is
+    emulated and slower. Only Linux tells; anywhere else, and on a GPU, it is float32.
     """
+    if tf.config.list_physical_devices("GPU"):
+        return "float32"
     try:
         lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -41,11 +43,12 @@ def use_threads(intra_op: int, inter_op: int) -> None:
         threading.get_intra_op_parallelism_threads(),
         threading.get_inter_op_parallelism_threads(),
     )
-    if (intra_op, inter_op) == current:
+    wanted = (intra_op or current[0], inter_op or current[1])
+    if wanted == current:
         return
     try:
-        threading.set_intra_op_parallelism_threads(intra_op)
-        threading.set_inter_op_parallelism_threads(inter_op)
+        threading.set_intra_op_parallelism_threads(wanted[0])
+        threading.set_inter_op_parallelism_threads(wanted[1])
     except RuntimeError as error:
         raise UserError(
             f"intra_op_threads, inter_op_threads: got {intra_op}, {inter_op} where "

@@ -202,9 +202,10 @@ class ShiftAveraged(keras.Model):
             for top in shifts
             for left in shifts
         ]
-        answers = tf.nn.softmax(self.network(tf.concat(views, 0), training=training))
-        mean = tf.reduce_mean(tf.split(answers, len(views)), axis=0)
-        return tf.math.log(mean)
+        logits = self.network(tf.concat(views, 0), training=training)
+        answers = tf.split(tf.nn.log_softmax(logits), len(views))
+        # In logarithms, where no probability is too small.
+        return tf.reduce_logsumexp(answers, axis=0) - math.log(len(views))
 
 
 MODELS: dict[str, type[keras.Model]] = {
@@ -212,6 +213,9 @@ MODELS: dict[str, type[keras.Model]] = {
     "fc": FullyConnected,
     "rnn": Recurrent,
 }
+
+# Keras's names of them.
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def build(
@@ -233,14 +237,16 @@ def build(
       precision: "float32", or "bfloat16" for bfloat16 computation on float32 weights.
 
     Raises:
-      UserError: no network has this name.
+      UserError: no network or no precision has this name.
     """
     if name not in MODELS:
         raise UserError(unknown_name("model", name, MODELS))
+    if precision not in PRECISIONS:
+        raise UserError(unknown_name("precision", precision, PRECISIONS))
     arguments = inspect.signature(MODELS[name]).parameters
     model = MODELS[name](
         num_classes=num_classes,
-        dtype="mixed_bfloat16" if precision == "bfloat16" else "float32",
+        dtype=PRECISIONS[precision],
         **{key: value for key, value in settings.items() if key in arguments},
     )
     # One real call: a subclassed model that is only built has no variables.

@@ -17,7 +17,7 @@ from mnist_tf.errors import UserError
 # the data the checksum does.
 _FREE_ON_RESUME = {
     "dataset", "data_dir", "epochs", "early_stopping", "model_dir", "log_dir", "resume",
-    "overwrite", "save_every", "save_every_seconds", "log_every",
+    "overwrite", "save_every", "save_every_seconds", "log_every", "test_shift",
 }  # fmt: skip
 
 
@@ -69,11 +69,12 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     Raises:
       UserError: names each setting that differs.
     """
-    was, is_now = saved["config"], now["config"]
+    # A setting that is newer than the save had its default.
+    was, is_now = Config.from_dict(saved["config"]).to_dict(), now["config"]
     differ = [
-        f"{name} was {was.get(name)!r}, is {is_now.get(name)!r}"
-        for name in sorted((was.keys() | is_now.keys()) - _FREE_ON_RESUME)
-        if was.get(name) != is_now.get(name)
+        f"{name} was {was[name]!r}, is {is_now[name]!r}"
+        for name in sorted(is_now.keys() - _FREE_ON_RESUME)
+        if was[name] != is_now[name]
     ]
     if saved["dataset"]["sha256"] != now["dataset"]["sha256"]:
         names = saved["dataset"]["name"], now["dataset"]["name"]

@@ -29,6 +29,7 @@ class Trainer:
 
     Args:
       model: maps (images, training=...) to logits; built, under the strategy's scope.
+        What depends on the value of a tensor is written as `tf.where` or `tf.cond`.
       optimizer: a Keras optimizer, made under the same scope. If it averages the
         weights (`use_ema`), the averages are what is evaluated and kept.
       loss: maps (labels, logits) to the loss of each sample, [B].
@@ -226,8 +227,8 @@ class Trainer:
         ]
         return done, finite, tf.reduce_all(weights)
 
-    # As Keras's `fit` does: the step has no Python `if` or `for` over tensors, and
-    # looking for them takes a tenth of a second.
+    # As Keras's `fit` does it: to look for Python's `if` and `for` over tensors, and to
+    # turn them into operations, would take a tenth of a second.
     @tf.autograph.experimental.do_not_convert
     def _train_step(self, batch: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         images, labels = batch
@@ -245,6 +246,7 @@ class Trainer:
     def _evaluate_batch(self, batch: tuple[tf.Tensor, tf.Tensor]) -> None:
         self.strategy.run(self._evaluate_step, args=(batch,))
 
+    @tf.autograph.experimental.do_not_convert
     def _evaluate_step(self, batch: tuple[tf.Tensor, tf.Tensor]) -> None:
         images, labels = batch
         logits = self.model(images, training=False)

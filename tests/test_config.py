@@ -100,6 +100,11 @@ def test_strings_become_what_the_setting_holds():
         ("filters", "8,x", "'8,x'", "whole numbers separated by commas"),
         ("filters", "0", "(0,)", "one to three whole numbers from 1 on"),
         ("filters", "1,2,3,4", "(1, 2, 3, 4)", "one to three whole numbers from 1 on"),
+        ("test_shift", "4", "4", "from 0 to 3"),
+        ("test_shift", "-1", "-1", "from 0 to 3"),
+        ("max_steps_per_epoch", "-1", "-1", "at least 0"),
+        ("intra_op_threads", "1025", "1025", "from 0 to 1024"),
+        ("inter_op_threads", "-1", "-1", "from 0 to 1024"),
         ("model_dir", "", "''", "the name of a folder"),
         ("log_dir", "", "''", "the name of a folder"),
         ("resume", "yes", "'yes'", "true or false"),
@@ -120,6 +125,8 @@ def test_a_value_outside_the_limits_is_refused(setting, typed, seen, wanted):
         ("filters", (1, 2, 3)),
         ("dropout", 0.999),
         ("batch_size", 1),
+        ("test_shift", 3),
+        ("intra_op_threads", 1024),
         ("seed", 0),
         ("seed", 2**31 - 1),
         ("weight_decay", 0),
@@ -192,8 +199,8 @@ def test_an_epoch_cannot_have_more_steps_than_its_most():
     typed = {"min_steps_per_epoch": "9", "max_steps_per_epoch": "8"}
     line = refusal(Config.from_strings, typed)
     assert line == (
-        "min_steps_per_epoch: got 9, above max_steps_per_epoch, which is 8; give no "
-        "more than that"
+        "min_steps_per_epoch, max_steps_per_epoch: got 9 and 8; lower the first or "
+        "raise the second"
     )
     Config(min_steps_per_epoch=9, max_steps_per_epoch=0)
     Config(min_steps_per_epoch=9, max_steps_per_epoch=9)

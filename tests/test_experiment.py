@@ -151,6 +151,18 @@ def test_an_epoch_may_end_before_all_images_were_seen(run):
     assert [record["step"] for record in metrics["history"]] == [7, 14]
 
 
+def test_threads_reach_tensorflow(run):
+    with pytest.raises(UserError, match="intra_op_threads, inter_op_threads: got 7, 0"):
+        run(intra_op_threads=7)  # in a process where it already runs with others
+
+
+def test_shifts_can_be_added_to_a_finished_run(run):
+    plain = run(save_every=5)
+    shifted = run(save_every=5, resume=True, test_shift=1)
+    assert shifted.metrics["steps"] == plain.metrics["steps"]
+    assert shifted.metrics["test"] != plain.metrics["test"]
+
+
 def test_saves_come_as_often_as_asked(run, tmp_path):
     run(save_every=4)
     names = [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()]
@@ -176,6 +188,7 @@ def test_saves_come_as_often_as_asked(run, tmp_path):
         {"dropout": 0.5},
         {"normalization": "none"},
         {"batch_size": 400},
+        {"precision": "bfloat16"},
     ],
 )
 def test_each_setting_changes_the_weights(weights, setting):

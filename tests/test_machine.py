@@ -41,10 +41,12 @@ def test_threads_are_set_before_tensorflow_starts():
     threads = "tf.config.threading.get_{}_op_parallelism_threads()"
     found = in_a_process(
         [
-            "machine.use_threads(1, 3)",
+            "machine.use_threads(1, 0)",
+            "machine.use_threads(0, 3)",
             "tf.zeros(1)",
             f"print({threads.format('intra')}, {threads.format('inter')})",
             "machine.use_threads(1, 3)",
+            "machine.use_threads(0, 0)",
         ]
     )
     assert found == ["1", "3"]

@@ -55,6 +55,11 @@ def test_bfloat16_computes_on_float32_weights(name):
     assert {variable.dtype for variable in weights} == {"float32"}
 
 
+def test_an_unknown_precision_is_told_the_nearest():
+    with pytest.raises(UserError, match=r"'float31'.*did you mean 'float32'"):
+        make("fc", precision="float31")
+
+
 def test_dense_layers_shrink_linearly_from_pixels_to_classes():
     model = make("fc", num_layers=3)
     kernels = [v.shape for v in model.trainable_variables if v.name == "kernel"]
@@ -125,3 +130,12 @@ def test_shifted_copies_are_answered_with_their_mean(pixels):
     expected = np.mean([tf.nn.softmax(network(view)) for view in views], axis=0)
     found = tf.nn.softmax(ShiftAveraged(network, pixels)(IMAGES))
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_answers_that_are_nearly_certain_stay_finite():
+    class Certain(keras.Model):
+        def call(self, images, training=False):
+            return tf.tile([[200.0, 0.0]], [tf.shape(images)[0], 1])
+
+    logits = ShiftAveraged(Certain(), 1)(IMAGES)
+    np.testing.assert_allclose(logits[0], [0.0, -200.0], atol=1e-3)
