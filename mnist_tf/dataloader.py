@@ -88,11 +88,11 @@ def training_batches(
     """
     count = len(labels)
     share = batch_size // replicas
+    # In memory once, as bytes; a step gathers its rows.
+    all_images = tf.constant(images[..., np.newaxis])
+    all_labels = tf.constant(labels, tf.int64)
 
-    def batch(
-        part: tf.Tensor, arrays: tuple[tf.Tensor, tf.Tensor]
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        all_images, all_labels = arrays
+    def batch(part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         positions = part * share + tf.range(share, dtype=tf.int64)
         indices = _shuffled(positions, count, seed)
         chosen = tf.gather(all_images, indices)
@@ -104,12 +104,7 @@ def training_batches(
     if pipelines > 1:
         fed = replicas // pipelines
         parts = parts.filter(lambda part: part // fed % pipelines == pipeline)
-    # In memory once, as bytes; a step gathers its rows. Handed to each step, because
-    # what a function captures is copied when the pipeline starts.
-    arrays = (images[..., np.newaxis], labels.astype(np.int64))
-    same = tf.data.Dataset.from_tensors(arrays).repeat()
-    batches = tf.data.Dataset.zip(parts, same)
-    return batches.map(batch, num_parallel_calls=1, deterministic=True).prefetch(4)
+    return parts.map(batch, num_parallel_calls=1, deterministic=True).prefetch(4)
 
 
 def evaluation_batches(
