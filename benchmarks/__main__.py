@@ -272,8 +272,8 @@ def _predict(model_dir: Path, runtime: str) -> tuple[float, float]:
     seconds = time.perf_counter() - clock
     if done.returncode:
         raise UserError(f"predict.py: {_last_line(done.stderr)}")
-    peak = done.stdout.splitlines()[-1].split()  # VmHWM: 48000 kB
-    return seconds, int(peak[1]) / 1024
+    kib = done.stdout.split()[-2]  # ... VmHWM: 48000 kB
+    return seconds, int(kib) / 1024
 
 
 if __name__ == "__main__":
