@@ -9,7 +9,7 @@ it; what is compared takes turns. Parts, and minutes on two cores:
     accurate  the same for the recipes that take their time                   (35)
     peers     one network with fit, with our Trainer and with PyTorch          (7)
     networks  the other networks, one seed each                                (5)
-    answers   prediction as a process, and in a warm one, on both runtimes     (1)
+    answers   prediction as a process, and in a warm one, on both runtimes     (4)
     steps     where the time of a training step goes, beside the limits        (2)
     growth    speed and memory against batch size, width, images, epochs       (5)
     repeat    the same command twice: are the weights the same?                (1)
@@ -95,7 +95,7 @@ def _checked(values: command.Values) -> command.Values:
     given["parts"] = [part for part in known if part != "report"]
     if set(given["parts"]) - {"growth"} and not given["data_dir"]:
         raise UserError("data_dir: got nothing; give the folder with all of MNIST")
-    for package in ("torch", "matplotlib"):
+    for package in ("torch", "matplotlib", "psutil"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"{package} is missing; pip install -e '.[bench]'")
     return given

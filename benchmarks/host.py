@@ -6,8 +6,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from mnist_tf.command import Values
 from mnist_tf.errors import UserError
 
@@ -17,6 +15,8 @@ BUSY = 10.0  # per cent of all cores that others may use
 
 def describe() -> dict[str, Any]:
     """The processor, its cores and memory, and the versions of what is compared."""
+    import psutil
+
     cpuinfo = Path("/proc/cpuinfo")  # Linux
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
     models = [line.partition(": ")[2] for line in lines if "model name" in line]
@@ -32,6 +32,8 @@ def describe() -> dict[str, Any]:
 
 def busy() -> float:
     """Share of all cores, in per cent, that was in use during the last second."""
+    import psutil
+
     return psutil.cpu_percent(interval=1.0)
 
 

@@ -1,5 +1,6 @@
 """What was measured -> results.md and chart.png."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -73,6 +74,13 @@ def _named(rows: Rows, name: str) -> Rows:
     return sorted(named, key=lambda row: row.get("seed", 0))
 
 
+def _end(run: Mapping[str, Any]) -> tuple[float, float]:
+    """Seconds and test accuracy, %, of a whole run; `fit` has them for each epoch."""
+    if run["name"] == "fit":
+        return sum(run["seconds"]), 100 * run["accuracy"][-1]
+    return run["seconds"], 100 * run["accuracy"]
+
+
 def _spread(values: Sequence[float], form: str) -> str:
     """The median, and the range in brackets."""
     shown = [format(value, form) for value in (min(values), max(values))]
@@ -80,16 +88,16 @@ def _spread(values: Sequence[float], form: str) -> str:
 
 
 def _recipes(rows: Rows) -> str:
-    fits = [sum(row["seconds"]) for row in _named(rows, "fit")]
-    reference = statistics.median(fits)
+    reference = statistics.median(_end(run)[0] for run in _named(rows, "fit"))
     lines = []
     for name in dict.fromkeys(row["name"] for row in rows):
         runs = _named(rows, name)
-        fit = name == "fit"
-        accuracies = [
-            100 * (run["accuracy"][-1] if fit else run["accuracy"]) for run in runs
+        seconds, accuracies = zip(*map(_end, runs), strict=True)
+        measured = [
+            statistics.median(run[what] for run in runs)
+            for what in ("trace", "command")
+            if what in runs[0]  # of a whole command, which `fit` is not
         ]
-        seconds = fits if fit else [run["seconds"] for run in runs]
         mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
         lines.append(
             [
@@ -99,10 +107,7 @@ def _recipes(rows: Rows) -> str:
                 f"{mean:.3f} ± {deviation:.3f}",
                 f"{lower_bound(accuracies):.3f}",
                 _spread(seconds, ".1f"),
-                "" if fit else f"{statistics.median(run['trace'] for run in runs):.1f}",
-                ""
-                if fit
-                else f"{statistics.median(run['command'] for run in runs):.0f}",
+                *([f"{value:.1f}" for value in measured] or ["", ""]),
                 f"{reference / statistics.median(seconds):.1f}",
                 ", ".join(f"{accuracy:.2f}" for accuracy in accuracies),
             ]
@@ -250,20 +255,12 @@ def chart(rows: Rows, path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(8, 4.6), dpi=150, layout="constrained")
     for run in _named(rows, "fit"):
-        ends = [sum(run["seconds"][: n + 1]) for n in range(len(run["seconds"]))]
-        percent = [100 * accuracy for accuracy in run["accuracy"]]
-        axes.plot(ends, percent, color=COLOURS["fit"], linewidth=0.8, alpha=0.6)
-        axes.scatter(ends[-1], percent[-1], color=COLOURS["fit"], s=26, zorder=3)
-    fits = [sum(run["seconds"]) for run in _named(rows, "fit")]
+        clock = list(itertools.accumulate(run["seconds"]))
+        along = [100 * accuracy for accuracy in run["accuracy"]]
+        axes.plot(clock, along, color=COLOURS["fit"], linewidth=0.8, alpha=0.6)
     for name in dict.fromkeys(row["name"] for row in rows):
-        runs = _named(rows, name)
-        if name == "fit":
-            seconds = fits
-            percent = [100 * run["accuracy"][-1] for run in runs]
-        else:
-            seconds = [run["seconds"] for run in runs]
-            percent = [100 * run["accuracy"] for run in runs]
-            axes.scatter(seconds, percent, color=COLOURS[name], s=26, zorder=3)
+        seconds, percent = zip(*map(_end, _named(rows, name)), strict=True)
+        axes.scatter(seconds, percent, color=COLOURS[name], s=26, zorder=3)
         axes.annotate(
             TITLES.get(name, f"{name}.cfg"),
             (statistics.median(seconds), min(percent)),
@@ -275,13 +272,12 @@ def chart(rows: Rows, path: Path) -> None:
             fontsize=9,
         )
     axes.set_xscale("log")
-    ends = [row["accuracy"] for row in rows if row["name"] != "fit"]
-    axes.set_ylim(100 * min(ends) - 0.5, 100 * max(ends) + 0.1)
+    seconds, percent = zip(*map(_end, rows), strict=True)
+    axes.set_ylim(min(percent) - 0.4, max(percent) + 0.1)
     ticks = [1, 2, 5, 10, 20, 50, 100, 200, 500]
     axes.set_xticks(ticks, [f"{tick} s" for tick in ticks])
     axes.xaxis.set_minor_locator(pyplot.NullLocator())
-    seconds = [row["seconds"] for row in rows if row["name"] != "fit"]
-    axes.set_xlim(min(seconds) / 1.5, 1.5 * max(*seconds, *fits))
+    axes.set_xlim(min(seconds) / 1.5, 1.5 * max(seconds))
     axes.set_xlabel("training time, tracing included")
     axes.set_ylabel("accuracy on the 10,000 test images, %")
     axes.grid(color="#dddddd", linewidth=0.6)

@@ -20,7 +20,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
@@ -60,7 +60,9 @@ def main(argv: Sequence[str]) -> None:
     )
     config = assembly.prepare(config)
     data = datasets.load("mnist", config.data_dir)
-    with _determinism(values["deterministic"]):
+    usual = contextlib.nullcontext()
+    without = mock.patch.object(tf.config.experimental, "enable_op_determinism")
+    with usual if values["deterministic"] else without:
         trainer = assembly.build_trainer(
             config, data, tf.distribute.get_strategy(), 10**5
         )
@@ -68,28 +70,12 @@ def main(argv: Sequence[str]) -> None:
     json.dump(_measure(config, trainer, split), sys.stdout)
 
 
-@contextlib.contextmanager
-def _determinism(wanted: bool) -> Iterator[None]:
-    """Lets `build_trainer` enable what it always does, or keeps it from it."""
-    import tensorflow as tf
-
-    settings = tf.config.experimental
-    with contextlib.ExitStack() as stack:
-        if not wanted:
-            none = mock.patch.object(settings, "enable_op_determinism")
-            stack.enter_context(none)
-        yield
-
-
 def _measure(config: Config, trainer: Any, split: Any) -> dict[str, Any]:
     import tensorflow as tf
 
     from mnist_tf import assembly
 
-    def iterator() -> Any:
-        return iter(assembly.training_batches(config, split, trainer, 10**6))
-
-    batches = iterator()
+    batches = iter(assembly.training_batches(config, split, trainer, 10**6))
     held = next(batches)
     variables = trainer.model.trainable_variables
 
