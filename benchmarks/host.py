@@ -9,6 +9,7 @@ from typing import Any
 from mnist_tf.command import Values
 from mnist_tf.errors import UserError
 
+INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # the widest first
 PACKAGES = ("tensorflow", "keras", "torch", "ai-edge-litert", "numpy")
 BUSY = 10.0  # per cent of all cores that others may use
 
@@ -20,8 +21,10 @@ def describe() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")  # Linux
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
     models = [line.partition(": ")[2] for line in lines if "model name" in line]
+    flags = set(" ".join(line for line in lines if line.startswith("flags")).split())
     return {
         "processor": models[0] if models else platform.processor(),
+        "instructions": next((name for name in INSTRUCTIONS if name in flags), None),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "system": platform.platform(),

@@ -54,8 +54,8 @@ def _host(part: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {about[name]}" for name in ("python", *host.PACKAGES))
     busiest = max(row["busy"] for row in part["rows"])
     lines = [
-        f"{about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB; "
-        f"{versions}. Use of the cores by others before a measurement: at most "
+        f"{about['processor']} with {about['instructions']}, {about['cores']} cores, "
+        f"{about['memory_gib']} GiB; {versions}. Use of the cores by others before a measurement: at most "
         f"{busiest:.0f} %."
     ]
     if busiest > host.BUSY:

@@ -12,6 +12,7 @@ from benchmarks import report
 
 HOST = {
     "processor": "a processor",
+    "instructions": "avx2",
     "cores": 2,
     "memory_gib": 24,
     "python": "3.11",
