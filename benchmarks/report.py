@@ -55,8 +55,8 @@ def _host(part: Mapping[str, Any]) -> str:
     busiest = max(row["busy"] for row in part["rows"])
     lines = [
         f"{about['processor']} with {about['instructions']}, {about['cores']} cores, "
-        f"{about['memory_gib']} GiB; {versions}. Use of the cores by others before a measurement: at most "
-        f"{busiest:.0f} %."
+        f"{about['memory_gib']} GiB; {versions}. Use of the cores by others "
+        f"before a measurement: at most {busiest:.0f} %."
     ]
     if busiest > host.BUSY:
         lines.append("**The machine was busy: do not trust these figures.**")
