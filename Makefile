@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help train predict evaluate tensorboard test bench lint format clean
+.PHONY: help train predict evaluate serve tensorboard test torture bench lint format clean
 
 help:  ## lists these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,11 +18,17 @@ predict: .venv/installed  ## says what is on samples/digits.npy
 evaluate: .venv/installed  ## measures the model in out/ on its test images
 	$(BIN)/python evaluate.py --model_dir out --split test $(ARGS)
 
+serve: .venv/installed-serve  ## serves the model in out/ on http://127.0.0.1:8080
+	$(BIN)/python serve.py --model_dir out $(ARGS)
+
 tensorboard: .venv/installed  ## shows the runs in logs/
 	$(BIN)/tensorboard --logdir logs
 
 test: lint  ## lints, checks the types and runs the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+torture: .venv/installed  ## kills and resumes a run again and again
+	$(BIN)/python scripts/torture.py $(ARGS)
 
 bench: .venv/installed-bench  ## measures the README's figures; ARGS="--data_dir=..."
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -47,8 +53,11 @@ clean:  ## removes the environment and caches; models and logs stay
 	$(BIN)/pip install --quiet -e .
 	@touch $@
 
-.venv/installed-bench: .venv/bin/python setup.cfg
-	$(BIN)/pip install --quiet -e '.[bench]'
+.venv/installed-torture: .venv/installed  ## kills and resumes a run again and again
+	$(BIN)/python scripts/torture.py $(ARGS)
+
+bench: .venv/bin/python setup.cfg
+	$(BIN)/pip install --quiet -e '.[bench,serve]'
 	@touch .venv/installed $@
 
 .venv/installed-dev: .venv/bin/python setup.cfg

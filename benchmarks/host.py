@@ -6,18 +6,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from mnist_tf.command import Values
 from mnist_tf.errors import UserError
 
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # the widest first
-PACKAGES = ("tensorflow", "keras", "torch", "ai-edge-litert", "numpy")
+PACKAGES = (
+    "tensorflow", "keras", "torch", "ai-edge-litert", "numpy", "uvicorn", "litserve"
+)  # fmt: skip
 BUSY = 10.0  # per cent of all cores that others may use
 
 
 def describe() -> dict[str, Any]:
     """The processor, its cores and memory, and the versions of what is compared."""
-    import psutil
-
     cpuinfo = Path("/proc/cpuinfo")  # Linux
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
     models = [line.partition(": ")[2] for line in lines if "model name" in line]
@@ -35,8 +37,6 @@ def describe() -> dict[str, Any]:
 
 def busy() -> float:
     """Share of all cores, in per cent, that was in use during the last second."""
-    import psutil
-
     return psutil.cpu_percent(interval=1.0)
 
 

@@ -13,3 +13,5 @@ from Python it looks like this:
 
 Importing this package, its predictor or its data sets imports no TensorFlow.
 """
+
+__version__ = "0.1.0"

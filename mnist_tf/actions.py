@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import tensorflow as tf
 from tqdm import tqdm
 
+from mnist_tf.errors import UserError
 from mnist_tf.progress import Progress, best_epoch
 
 
@@ -108,31 +109,79 @@ class WriteCurves:
     Args:
       folder: of this run; made if it is not there.
       settings: shown as a table under Text.
+      done: steps made before. Points after them, of steps that were lost, are removed.
+
+    Raises:
+      UserError: the curves cannot be written, now or at a later call.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], done: int = 0
+    ) -> None:
         self.folder = folder
-        self.train = tf.summary.create_file_writer(str(folder / "train"))
-        self.validation: tf.summary.SummaryWriter | None = None
-        rows = [f"| {key} | {value} |" for key, value in settings.items()]
-        table = "\n".join(["| setting | value |", "|---|---|", *rows])
-        with self.train.as_default():
-            tf.summary.text("settings", table, step=0)
+        self._writers: dict[str, tf.summary.SummaryWriter] = {}
+        with self._complaining():
+            there = list(folder.glob("*/events.*"))
+            for events in there:
+                _keep_until(done, events)
+            if not there:
+                rows = [f"| {key} | {value} |" for key, value in settings.items()]
+                table = "\n".join(["| setting | value |", "|---|---|", *rows])
+                with self._writer("train").as_default(step=0):
+                    tf.summary.text("settings", table)
+                self._writer("train").flush()
 
     def __call__(self, progress: Progress) -> None:
         """Writes one point on each curve that was measured."""
-        with self.train.as_default(progress.step):
-            for name in ("loss", "accuracy", "learning_rate", "images_per_second"):
-                tf.summary.scalar(name, progress.figures[name])
-        if "validation_loss" in progress.figures:
-            if self.validation is None:
-                path = str(self.folder / "validation")
-                self.validation = tf.summary.create_file_writer(path)
-            with self.validation.as_default(progress.step):
-                for name in ("loss", "accuracy"):
-                    tf.summary.scalar(name, progress.figures[f"validation_{name}"])
-            self.validation.flush()
-        self.train.flush()
+        figures = progress.figures
+        train = ("loss", "accuracy", "learning_rate", "images_per_second")
+        points = {"train": {name: figures[name] for name in train}}
+        if "validation_loss" in figures:
+            points["validation"] = {
+                name: figures[f"validation_{name}"] for name in ("loss", "accuracy")
+            }
+        with self._complaining():
+            for split, values in points.items():
+                with self._writer(split).as_default(step=progress.step):
+                    for name, value in values.items():
+                        tf.summary.scalar(name, value)
+                self._writer(split).flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        with self._complaining():
+            while self._writers:
+                self._writers.popitem()[1].close()
+
+    def _writer(self, split: str) -> tf.summary.SummaryWriter:
+        if split not in self._writers:
+            path = str(self.folder / split)
+            self._writers[split] = tf.summary.create_file_writer(path)
+        return self._writers[split]
+
+    @contextlib.contextmanager
+    def _complaining(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(
+                f"log_dir: {self.folder} cannot be written to ({error}); make room for "
+                "it, then go on with --resume"
+            ) from error
+
+
+def _keep_until(step: int, events: Path) -> None:
+    """Removes the points after a step from a file of TensorBoard's."""
+    kept = events.with_name("kept.tmp")
+    with (
+        tf.io.TFRecordWriter(str(kept)) as writer,
+        # A process that was killed leaves a last record that is not whole.
+        contextlib.suppress(tf.errors.DataLossError),
+    ):
+        for record in tf.data.TFRecordDataset(str(events)).as_numpy_iterator():
+            if tf.compat.v1.Event.FromString(record).step <= step:
+                writer.write(record)
+    kept.replace(events)
 
 
 class SaveState:

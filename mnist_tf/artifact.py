@@ -87,6 +87,11 @@ def holds_model(model_dir: str | os.PathLike) -> bool:
     return any(_place(Path(model_dir), name).exists() for name in parts)
 
 
+def config_path(model_dir: str | os.PathLike) -> Path:
+    """Where the config.json of the model is at this moment."""
+    return _place(Path(model_dir), _CONFIG)
+
+
 def read(model_dir: str | os.PathLike) -> Artifact:
     """Reads config.json and checks that it describes a model of this version.
 

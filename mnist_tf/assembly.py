@@ -2,14 +2,16 @@
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from mnist_tf import dataloader, machine
+from mnist_tf import checkpoints, dataloader, machine
 from mnist_tf.config import Config
 from mnist_tf.datasets import Dataset
 from mnist_tf.errors import UserError
@@ -17,6 +19,8 @@ from mnist_tf.losses import cross_entropy
 from mnist_tf.model import ShiftAveraged, build
 from mnist_tf.optimizers import WarmupSchedule, build_optimizer
 from mnist_tf.trainer import Trainer
+
+_LARGE_BATCH = 512  # images
 
 
 def prepare(config: Config) -> Config:
@@ -132,10 +136,56 @@ def build_trainer(
         evaluation_loss=cross_entropy,
         strategy=strategy,
         select=config.select,
-        steps_per_call=min(config.log_every, config.save_every or config.log_every),
+        steps_per_look=min(config.log_every, config.save_every or config.log_every),
     )
     trainer.seconds["trace"] += time.perf_counter() - clock
     return trainer
+
+
+def check_room(config: Config, dataset: Dataset, trainer: Trainer) -> None:
+    """Refuses a run that would not fit the memory or the disk.
+
+    Both are estimates from below: the images twice more than they are loaded, the
+    weights, what the optimizer keeps and one more copy of both, and for large batches
+    the tensors between the layers, with their gradients; on the disk the saves and the
+    model in both formats.
+
+    Raises:
+      UserError: it would not; the message has the numbers.
+    """
+    variables = [*trainer.model.variables, *trainer.optimizer.variables]
+    state = sum(math.prod(each.shape) * 4 for each in variables)
+    memory = 2 * dataset.train_images.nbytes + 2 * state
+    # A small batch fits anywhere, and tracing takes a third of a second.
+    if config.batch_size > _LARGE_BATCH:
+        image_shape = dataset.train_images.shape[1:]
+        per_image = _bytes_between_layers(trainer.model, image_shape)
+        memory += 2 * config.batch_size * per_image
+    machine.check_memory(memory, "batch_size and the size of the network: the run")
+    disk = (checkpoints.KEEP + 1) * state + 3 * trainer.model.count_params() * 4
+    machine.check_disk(Path(config.model_dir), disk, "model_dir: the run")
+
+
+def _bytes_between_layers(model: keras.Model, image_shape: tuple[int, ...]) -> int:
+    """The tensors that the network makes of one image while it trains."""
+
+    @tf.function(autograph=False)
+    def forward(images: tf.Tensor) -> tf.Tensor:
+        return model(images, training=True)
+
+    image = tf.TensorSpec([None, *image_shape, 1], tf.uint8)
+    tensors = [
+        tensor
+        for operation in forward.get_concrete_function(image).graph.get_operations()
+        for tensor in operation.outputs
+    ]
+    return sum(
+        tensor.shape[1:].num_elements() * tensor.dtype.size
+        for tensor in tensors
+        if tensor.shape.rank
+        and tensor.shape[0] is None
+        and tensor.shape[1:].is_fully_defined()
+    )
 
 
 def training_batches(

@@ -7,7 +7,7 @@ object with its counts, its history and the settings of the run.
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,31 @@ import numpy as np
 from mnist_tf import artifact, formats
 from mnist_tf.errors import UserError
 
-VERSION = 1
+VERSION = 2
 KEEP = 2  # the newest, and one before it in case that is damaged
 
 Arrays = Mapping[str, np.ndarray]
 
 
-def save(folder: Path, step: int, arrays: Arrays, record: Mapping[str, Any]) -> Path:
-    """Writes a checkpoint beside the others and removes the oldest.
+def save(
+    folder: Path,
+    step: int,
+    arrays: Arrays,
+    record: Mapping[str, Any],
+    replaces: Iterable[Path] = (),
+) -> None:
+    """Writes a checkpoint beside the others and then removes the oldest.
 
     Args:
       folder: made if it is not there.
       step: steps made so far; names the file.
       arrays: what the trainer's weights and counters are.
       record: anything else to remember, as JSON has it.
+      replaces: checkpoints of another run, which are removed once this one is whole.
+
+    Raises:
+      UserError: it cannot be written; the others are as they were.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"version": VERSION, **record}, allow_nan=False)
     buffer = io.BytesIO()
     members: dict[str, Any] = {
@@ -40,20 +49,29 @@ def save(folder: Path, step: int, arrays: Arrays, record: Mapping[str, Any]) -> 
     }
     np.savez(buffer, **members)
     path = folder / f"step-{step:09d}.npz"
-    for left_over in folder.glob("step-*.tmp"):
-        left_over.unlink()
     writing = path.with_suffix(".tmp")
     try:
-        writing.write_bytes(buffer.getvalue())
-        artifact.sync(writing)
-        os.rename(writing, path)
-    except BaseException:
-        writing.unlink(missing_ok=True)
-        raise
-    artifact.sync(folder)
-    for old in find(folder)[KEEP:]:
-        old.unlink()
-    return path
+        folder.mkdir(parents=True, exist_ok=True)
+        for left_over in folder.glob("step-*.tmp"):
+            left_over.unlink()
+        try:
+            writing.write_bytes(buffer.getvalue())
+            artifact.sync(writing)
+            os.rename(writing, path)
+        except BaseException:
+            writing.unlink(missing_ok=True)
+            raise
+        artifact.sync(folder)
+        for other in replaces:
+            if other != path:
+                other.unlink(missing_ok=True)
+        for old in find(folder)[KEEP:]:
+            old.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); make room for it, then go "
+            "on with --resume"
+        ) from error
 
 
 def find(folder: Path) -> list[Path]:
@@ -83,7 +101,9 @@ def load(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     with formats.opened(path) as file:
-        arrays = formats.read_npz(file, str(path))
+        # Ours, and not compressed: it holds no more than its size.
+        size = os.fstat(file.fileno()).st_size
+        arrays = formats.read_npz(file, str(path), most=size)
     try:
         record = json.loads(arrays.pop("record").tobytes())
         if record["version"] != VERSION:

@@ -3,10 +3,12 @@
 import dataclasses
 import io
 import os
+import signal
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import FrameType
 from typing import Any, NoReturn, TypeVar, cast
 
 from absl import flags
@@ -149,6 +151,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     0: done, or what `main` returns. 1: an error, told in one line. 128 more than the
     signal after SIGINT or SIGTERM.
     """
+    signal.signal(signal.SIGTERM, _interrupt)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started us
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (kept open)
@@ -167,9 +170,10 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     except Interrupted as error:
         print(error, file=sys.stderr)
         code = 128 + error.signum
-    except KeyboardInterrupt:
-        print("SIGINT: ended; what was saved before is as it was", file=sys.stderr)
-        code = 130
+    except KeyboardInterrupt as error:
+        name = str(error) or "SIGINT"
+        print(f"{name}: ended; what was saved before is as it was", file=sys.stderr)
+        code = 128 + signal.Signals[name]
     except BrokenPipeError:
         # Whoever read our output has seen enough, as `head` does.
         _forget_output()
@@ -181,6 +185,10 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         _forget_output()
         code = 1
     sys.exit(code)
+
+
+def _interrupt(signum: int, _: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt(signal.Signals(signum).name)
 
 
 def _forget_output() -> None:

@@ -32,12 +32,13 @@ def _setting(
 _POSITIVE = ("greater than 0", lambda value: value > 0)
 _AT_LEAST_0 = ("at least 0", lambda value: value >= 0)
 _AT_LEAST_1 = ("at least 1", lambda value: value >= 1)
+_FEW = ("from 1 to 100", lambda value: 1 <= value <= 100)
 _SHARE = ("at least 0 and below 1", lambda value: 0 <= value < 1)
 _ANGLE = ("from 0 to 45", lambda value: 0 <= value <= 45)
 _SEED = ("from 0 to 2**31 - 1", lambda value: 0 <= value < 2**31)
 _FILTERS = (
-    "one to three whole numbers from 1 on",
-    lambda value: 1 <= len(value) <= 3 and min(value) >= 1,
+    "one to three whole numbers from 1 to 4096",
+    lambda value: 1 <= len(value) <= 3 and min(value) >= 1 and max(value) <= 4096,
 )
 _THREADS = ("from 0 to 1024", lambda value: 0 <= value <= 1024)
 _PATH = ("the name of a folder", lambda value: value != "")
@@ -91,13 +92,13 @@ class Config:
         _MODEL, limits=_FILTERS)
     convs_per_stage: int = _setting(
         1, "cnn: convolutions in each stage after the first. More are slower and more "
-        "accurate.", _MODEL, limits=_AT_LEAST_1)
+        "accurate.", _MODEL, limits=_FEW)
     num_layers: int = _setting(
         3, "fc: dense layers, the last one included. rnn: stacked LSTMs.",
-        _MODEL, limits=_AT_LEAST_1)
+        _MODEL, limits=_FEW)
     units: int = _setting(
-        64, "rnn: size of the LSTM's state in each direction.",
-        _MODEL, limits=_AT_LEAST_1)
+        64, "rnn: size of the LSTM's state in each direction.", _MODEL,
+        limits=("from 1 to 4096", lambda value: 1 <= value <= 4096))
     normalization: str = _setting(
         "batch", "fc: batch normalises each hidden layer; none does not.",
         _MODEL, choices=("batch", "none"))
@@ -182,8 +183,12 @@ class Config:
         "each epoch; 0 does not.", _RUN, limits=_AT_LEAST_0)
     save_every_seconds: float = _setting(
         0.0, "The same by the clock; 0 does not.", _RUN, limits=_AT_LEAST_0)
+    on_nonfinite: str = _setting(
+        "stop", "What to do when the loss or a weight is not a finite number any more: "
+        "stop, or rollback to the last save, with half the learning rate and three "
+        "times at the most.", _RUN, choices=("stop", "rollback"))
     log_every: int = _setting(
-        50, "Steps between two looks at the run: progress, curves, signals.",
+        50, "Steps between two looks at the run: progress, curves, saves.",
         _RUN, limits=_AT_LEAST_1)
     intra_op_threads: int = _setting(
         0, "Threads of one operation; 0 leaves it to TensorFlow.",

@@ -1,6 +1,7 @@
 """One training run, from settings to a model directory: wires the parts together."""
 
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -26,10 +27,13 @@ from mnist_tf.config import Config
 from mnist_tf.errors import Interrupted, UserError, warn
 from mnist_tf.model import MODELS
 from mnist_tf.progress import Action
-from mnist_tf.trainer import Trainer
+from mnist_tf.trainer import NotFiniteError, Trainer
 
 # What a setting that is a name may be; `Config` itself knows no TensorFlow.
 KNOWN_NAMES = {"dataset": list(datasets.DATASETS), "model": list(MODELS)}
+
+_MOST_ROLLBACKS = 3  # what three cannot mend is not the learning rate
+_SLOWER = 0.5  # what a rollback makes of the learning rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +73,6 @@ def run(config: Config, strategy: tf.distribute.Strategy | None = None) -> Resul
     """
     config = assembly.prepare(config)
     strategy = strategy or tf.distribute.get_strategy()
-    saves = folders.saves(config)
     folders.check(config)
     clock = time.perf_counter()
     dataset = datasets.load(config.dataset, config.data_dir)
@@ -77,49 +80,102 @@ def run(config: Config, strategy: tf.distribute.Strategy | None = None) -> Resul
         warn(dataset.warning)
     splits = assembly.split(config, dataset, strategy.num_replicas_in_sync)
     seconds = {"data": time.perf_counter() - clock}
+    with folders.locked(config.model_dir):
+        folders.check(config)  # as others left it that had the lock
+        saves = _Saves(config)
+        trainer, description = _train(config, dataset, splits, strategy, saves)
+        trainer.finish()
+        model = assembly.finished_model(config, dataset, trainer)
+        figures = {"dataset": dataset.name, **_measure(config, splits, trainer, model)}
+        seconds |= trainer.seconds
+        metrics = _publish(config, model, description, figures, seconds)
+    return Result(model, description, metrics, Path(config.model_dir), saves.log_dir)
 
-    steps_per_epoch = assembly.steps_per_epoch(config, len(splits["train"][1]))
-    trainer = assembly.build_trainer(
-        config, dataset, strategy, config.epochs * steps_per_epoch
-    )
-    description = records.describe(config, dataset, splits, trainer.model)
-    log_name = folders.new_log_name(config)
-    if config.resume:
-        log_name = _resume(trainer, saves, description)
-    stale = checkpoints.find(saves) if config.overwrite else []
 
-    def save() -> None:
-        while stale:
-            stale.pop().unlink()
+class _Saves:
+    """The saves of a run: the files, and the last one in memory.
+
+    Args:
+      config: all settings; with `resume`, the last save that is whole is read.
+
+    Attributes:
+      log_dir: where the curves of the run are.
+      rollbacks: how often the run went back to a save because of what is not finite.
+
+    Raises:
+      UserError: there is no save to resume from, or none that can be read.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.folder = folders.saves(config)
+        self.stale = checkpoints.find(self.folder) if config.overwrite else []
+        self.last: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None
+        self.rollbacks = 0
+        if config.resume:
+            arrays, record, damaged = checkpoints.load(self.folder)
+            for sentence in damaged:
+                _say(f"warning: {sentence}; using the one before")
+            self.last = arrays, record
+            self.rollbacks = record["rollbacks"]
+            self.log_name = record["log_name"]
+        else:
+            self.log_name = folders.new_log_name(config)
+        self.log_dir = Path(config.log_dir) / self.log_name
+
+    def restore(self, trainer: Trainer, description: Mapping[str, Any]) -> None:
+        """Puts a new trainer where the last save is, if there is one."""
+        if self.last:
+            arrays, record = self.last
+            records.check_same(record["description"], description)
+            trainer.restore(arrays, record)
+
+    def save(self, trainer: Trainer, description: Mapping[str, Any]) -> None:
+        """Saves where a trainer is."""
         arrays, record = trainer.state()
-        record |= {"description": description, "log_name": log_name}
-        checkpoints.save(saves, trainer.step, arrays, record)
+        record |= {
+            "description": description,
+            "log_name": self.log_name,
+            "rollbacks": self.rollbacks,
+        }
+        checkpoints.save(self.folder, trainer.step, arrays, record, self.stale)
+        self.stale = []
+        self.last = arrays, record
 
-    log_dir = Path(config.log_dir) / log_name
-    _fit(config, splits, trainer, steps_per_epoch, save, log_dir)
-    trainer.finish()
-    model = assembly.finished_model(config, dataset, trainer)
-    figures = {"dataset": dataset.name, **_measure(config, splits, trainer, model)}
-    seconds |= trainer.seconds
-    metrics = _publish(config, model, description, figures, seconds)
-    return Result(model, description, metrics, Path(config.model_dir), log_dir)
+
+def _train(
+    config: Config,
+    dataset: datasets.Dataset,
+    splits: Mapping[str, tuple],
+    strategy: tf.distribute.Strategy,
+    saves: _Saves,
+) -> tuple[Trainer, dict[str, Any]]:
+    """Trains to the end; returns the trainer and what config.json says of the run."""
+    steps_per_epoch = assembly.steps_per_epoch(config, len(splits["train"][1]))
+    steps = config.epochs * steps_per_epoch
+    while True:
+        rate = config.learning_rate * _SLOWER**saves.rollbacks
+        slowed = dataclasses.replace(config, learning_rate=rate)
+        trainer = assembly.build_trainer(slowed, dataset, strategy, steps)
+        assembly.check_room(config, dataset, trainer)
+        description = records.describe(config, dataset, splits, trainer.model)
+        saves.restore(trainer, description)
+        try:
+            save = functools.partial(saves.save, trainer, description)
+            _fit(config, splits, trainer, steps_per_epoch, save, saves.log_dir)
+            return trainer, description
+        except NotFiniteError as error:
+            if config.on_nonfinite == "stop" or saves.rollbacks == _MOST_ROLLBACKS:
+                raise
+            saves.rollbacks += 1
+            step = saves.last[1]["step"] if saves.last else 0
+            warn(
+                f"{error}. Goes back to step {step} with --learning_rate="
+                f"{rate * _SLOWER:g} ({saves.rollbacks} of {_MOST_ROLLBACKS} times)"
+            )
 
 
 def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
-
-
-def _resume(trainer: Trainer, saves: Path, description: Mapping[str, Any]) -> str:
-    """Puts the trainer where the last save left it; returns the name of its logs."""
-    arrays, record, damaged = checkpoints.load(saves)
-    for sentence in damaged:
-        _say(f"warning: {sentence}; using the one before")
-    try:
-        records.check_same(record["description"], description)
-        trainer.restore(arrays, record)
-        return record["log_name"]
-    except KeyError as error:
-        raise UserError(f"resume: {saves}: the save lacks {error}") from error
 
 
 def _fit(
@@ -135,19 +191,26 @@ def _fit(
     if trainer.step >= steps:
         _say("the run is finished; raise --epochs to go on with it")
     progress = actions.ShowProgress(done=trainer.step)
+    curves = actions.WriteCurves(log_dir, config.to_dict(), trainer.step)
     along: list[Action] = [
         progress,
-        actions.WriteCurves(log_dir, config.to_dict()),
+        curves,
         actions.SaveState(
             save, config.save_every, config.save_every_seconds, trainer.step
         ),
     ]
     if config.early_stopping:
         patience = config.early_stopping
-        stop = actions.EarlyStopping(trainer.stop, lambda: trainer.history, patience)
-        stop.check()
-        along.append(stop)
-    with actions.StopOnSignal(trainer.stop) as signals:
+        early = actions.EarlyStopping(trainer.stop, lambda: trainer.history, patience)
+        early.check()
+        along.append(early)
+
+    def stop(signal: str) -> None:
+        if not trainer.running:  # nothing is lost that is not saved
+            raise KeyboardInterrupt(signal)
+        trainer.stop(signal)
+
+    with actions.StopOnSignal(stop) as signals:
         try:
             trainer.fit(
                 assembly.training_batches(config, splits["train"], trainer, steps),
@@ -158,6 +221,7 @@ def _fit(
             )
         finally:
             progress.close()
+        curves.close()
         if signals.signum:
             save()
             raise Interrupted(
@@ -183,13 +247,19 @@ def _publish(
         return {**metrics, "seconds": {**seconds, "export": export}}
 
     height, width = description["dataset"]["image_shape"]
-    return artifact.write(
-        config.model_dir,
-        model=model,
-        image_shape=(height, width),
-        description=description,
-        metrics=timed,
-    )
+    try:
+        return artifact.write(
+            config.model_dir,
+            model=model,
+            image_shape=(height, width),
+            description=description,
+            metrics=timed,
+        )
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(
+            f"model_dir: {config.model_dir} cannot be written to ({error}); make room "
+            "for the model, then go on with --resume"
+        ) from error
 
 
 def _measure(

@@ -64,13 +64,16 @@ def opened(path: str | os.PathLike) -> Iterator[IO[bytes]]:
         yield file
 
 
-def read_npy(file: IO[bytes], size: int, name: str) -> np.ndarray:
+def read_npy(
+    file: IO[bytes], size: int, name: str, most: int | None = None
+) -> np.ndarray:
     """Reads an array of numbers in NumPy's npy format.
 
     Args:
       file: positioned at the magic bytes.
       size: bytes from there to the end.
       name: what errors call the file.
+      most: bytes that the array may take; `MAX_BYTES` unless given.
 
     Returns:
       An array of bool, int, uint or float in native byte order.
@@ -95,7 +98,8 @@ def read_npy(file: IO[bytes], size: int, name: str) -> np.ndarray:
             f"{name}: holds {dtype} of shape {shape}; save an array of plain numbers"
         )
     held = size - (file.tell() - start)
-    data = _read_exactly(file, math.prod(shape) * dtype.itemsize, held, name)
+    claimed = math.prod(shape) * dtype.itemsize
+    data = _read_exactly(file, claimed, held, name, most=most)
     try:
         array = np.frombuffer(data, dtype).reshape(
             shape, order="F" if fortran_order else "C"
@@ -105,8 +109,15 @@ def read_npy(file: IO[bytes], size: int, name: str) -> np.ndarray:
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-def read_npz(file: IO[bytes], name: str) -> dict[str, np.ndarray]:
+def read_npz(
+    file: IO[bytes], name: str, most: int | None = None
+) -> dict[str, np.ndarray]:
     """Reads all arrays of NumPy's npz format, by name.
+
+    Args:
+      file: positioned at its start.
+      name: what errors call the file.
+      most: bytes that all arrays together may take; `MAX_BYTES` unless given.
 
     Raises:
       UserError: damaged, or any array is not what `read_npy` accepts.
@@ -115,17 +126,18 @@ def read_npz(file: IO[bytes], name: str) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())
-            if unpacked > MAX_BYTES:
+            limit = MAX_BYTES if most is None else most
+            if unpacked > limit:
                 raise UserError(
                     f"{name}: claims to unpack to {unpacked:,} bytes; the most is "
-                    f"{MAX_BYTES:,}"
+                    f"{limit:,}"
                 )
             for info in archive.infolist():
                 inner = f"{name}:{info.filename}"
                 _check_ratio(info.file_size, info.compress_size, inner)
                 with archive.open(info) as member:
                     key = info.filename.removesuffix(".npy")
-                    arrays[key] = read_npy(member, info.file_size, inner)
+                    arrays[key] = read_npy(member, info.file_size, inner, limit)
     except UserError:
         raise
     except _DAMAGE as error:
@@ -177,15 +189,21 @@ def _read_idx(file: IO[bytes], size: int, name: str, exact: bool = True) -> np.n
 
 
 def _read_exactly(
-    file: IO[bytes], claimed: int, held: int, name: str, exact: bool = True
+    file: IO[bytes],
+    claimed: int,
+    held: int,
+    name: str,
+    exact: bool = True,
+    most: int | None = None,
 ) -> bytes:
     """Reads the rest of a file that claims to be `claimed` bytes.
 
     `held` is how many there are or, unless `exact`, how many there can be at the most.
     """
-    if claimed > MAX_BYTES:
+    limit = MAX_BYTES if most is None else most
+    if claimed > limit:
         raise UserError(
-            f"{name}: claims to hold {claimed:,} bytes; the most is {MAX_BYTES:,}"
+            f"{name}: claims to hold {claimed:,} bytes; the most is {limit:,}"
         )
     disagree = f"{name}: its header claims {claimed:,} bytes of data, but it holds"
     if claimed > held or (exact and claimed < held):

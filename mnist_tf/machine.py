@@ -1,7 +1,9 @@
 """What this computer can do, and how much of it TensorFlow may use."""
 
+import shutil
 from pathlib import Path
 
+import psutil
 import tensorflow as tf
 
 from mnist_tf.errors import UserError
@@ -54,3 +56,38 @@ def use_threads(intra_op: int, inter_op: int) -> None:
             f"intra_op_threads, inter_op_threads: got {intra_op}, {inter_op} where "
             f"TensorFlow already runs with {current[0]}, {current[1]}; start anew"
         ) from error
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Refuses what would not fit the memory that is free.
+
+    Args:
+      needed: bytes.
+      what: needs them, and how to need less, in words.
+
+    Raises:
+      UserError: less is free.
+    """
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise UserError(
+            f"{what}: needs about {_gib(needed)} GiB of memory, {_gib(free)} are free"
+        )
+
+
+def check_disk(folder: Path, needed: int, what: str) -> None:
+    """Refuses what would not fit the disk that a folder is or will be on.
+
+    Raises:
+      UserError: less is free.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise UserError(
+            f"{what}: needs about {_gib(needed)} GiB of disk, {_gib(free)} are free"
+        )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.3f}" if size < 2**30 else f"{size / 2**30:,.1f}"

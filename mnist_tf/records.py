@@ -17,7 +17,8 @@ from mnist_tf.errors import UserError
 # the data the checksum does.
 _FREE_ON_RESUME = {
     "dataset", "data_dir", "epochs", "early_stopping", "model_dir", "log_dir", "resume",
-    "overwrite", "save_every", "save_every_seconds", "log_every", "test_shift",
+    "overwrite", "save_every", "save_every_seconds", "on_nonfinite", "log_every",
+    "test_shift",
 }  # fmt: skip
 
 

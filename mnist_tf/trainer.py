@@ -10,7 +10,7 @@ should happen along the way is handed to it as actions (see `mnist_tf.actions`):
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -22,6 +22,16 @@ from mnist_tf.progress import Action, Progress, best_epoch
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 SELECT = ("last", "best")
+
+_LONGEST_CALL = 0.25  # seconds in the graph: what `stop` may have to wait for
+
+
+class NotFiniteError(UserError):
+    """The loss or a weight is not a finite number any more."""
+
+
+class _StoppedError(Exception):
+    """`stop` was called while the end of an epoch was measured."""
 
 
 class Trainer:
@@ -38,7 +48,13 @@ class Trainer:
         the one in force, which by default is a single device, unless given.
       select: "last" to end with the weights of the last step, "best" with those of the
         epoch with the highest validation accuracy (the lowest loss among equals).
-      steps_per_call: steps between two looks at the loss, at actions and at `stop`.
+      steps_per_look: actions are called at its multiples within each epoch.
+
+    Attributes:
+      step: steps made so far.
+      history: the figures of each epoch that is done.
+      stopped: why `stop` was called; "" if it was not.
+      running: whether `stop` would end the loop within a moment.
     """
 
     def __init__(
@@ -50,7 +66,7 @@ class Trainer:
         evaluation_loss: Loss | None = None,
         strategy: tf.distribute.Strategy | None = None,
         select: str = "last",
-        steps_per_call: int = 50,
+        steps_per_look: int = 50,
     ) -> None:
         if select not in SELECT:
             raise UserError(unknown_name("select", select, SELECT))
@@ -60,11 +76,16 @@ class Trainer:
         self.evaluation_loss = evaluation_loss or loss
         self.strategy = strategy or tf.distribute.get_strategy()
         self.select = select
-        self.steps_per_call = steps_per_call
+        self.steps_per_look = steps_per_look
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.best_weights: list[np.ndarray] | None = None
         self.stopped = ""
+        self.running = False
+        self._pace = {"learning_rate": 0.0, "images_per_second": 0.0}
+        self._steps_per_call = (
+            1  # as many as `_LONGEST_CALL` allows, once that is known
+        )
         self.seconds = {"trace": 0.0, "train": 0.0, "evaluate": 0.0}
         with self.strategy.scope():
             optimizer.build(model.trainable_variables)
@@ -95,37 +116,52 @@ class Trainer:
           epochs: how many epochs make the run, the ones already done included.
           steps_per_epoch: steps in each.
           validation: batches to evaluate at the end of each epoch.
-          actions: called in this order after every few steps (`steps_per_call` at the
-            most) and at the end of each epoch.
+          actions: called in this order after every `steps_per_look` steps of an epoch
+            and at its end.
 
         Raises:
-          UserError: the loss or a weight is not a finite number any more.
+          NotFiniteError: the loss or a weight is not a finite number any more.
         """
         clock = time.perf_counter()
         iterator = iter(batches)
         self._train_steps(iterator, tf.constant(0))  # traces without making a step
         self.seconds["trace"] += time.perf_counter() - clock
-        steps = epochs * steps_per_epoch
-        while self.step < steps and not self.stopped:
-            in_epoch = steps_per_epoch - self.step % steps_per_epoch
-            figures = self._timed_steps(iterator, min(self.steps_per_call, in_epoch))
-            epoch_done = self.step % steps_per_epoch == 0
-            epoch = -(-self.step // steps_per_epoch)
-            if epoch_done:
-                figures |= self._end_epoch(epoch, figures, validation)
-            progress = Progress(self.step, steps, epoch, epochs, epoch_done, figures)
-            for action in actions:
-                action(progress)
+        self.running = True
+        try:
+            while len(self.history) < epochs and not self.stopped:
+                epoch = len(self.history) + 1
+                done, end = self.step % steps_per_epoch, epoch * steps_per_epoch
+                look = self.step + self.steps_per_look - done % self.steps_per_look
+                # A run that was stopped while its epoch was measured is at the end.
+                look = min(look, end)
+                self._train_until(look, iterator)
+                if self.step < look:
+                    break
+                figures = _means(self.sums) | self._pace
+                if look == end:
+                    figures |= self._end_epoch(epoch, figures, validation)
+                progress = Progress(
+                    look, epochs * steps_per_epoch, epoch, epochs, look == end, figures
+                )
+                for action in actions:
+                    action(progress)
+        except _StoppedError:
+            pass  # the next `fit` measures the epoch
+        finally:
+            self.running = False
 
     def stop(self, reason: str) -> None:
-        """Asks the loop to end before the next call; `stopped` keeps the reason."""
+        """Asks the loop to end after a moment; `stopped` keeps the reason.
+
+        That is after the steps of a quarter of a second, or one that takes longer.
+        """
         self.stopped = reason
 
     def evaluate(self, batches: Iterable) -> dict[str, float]:
         """Loss and accuracy, exact over every sample of (images, labels) batches.
 
         Raises:
-          UserError: the loss is not a finite number.
+          NotFiniteError: the loss is not a finite number.
         """
         clock = time.perf_counter()
         self.evaluation_sums.assign(np.zeros(3))
@@ -134,7 +170,7 @@ class Trainer:
         figures = _means(self.evaluation_sums)
         self.seconds["evaluate"] += time.perf_counter() - clock
         if not math.isfinite(figures["loss"]):
-            raise UserError(self._not_finite("the loss on other images"))
+            raise NotFiniteError(self._not_finite("the loss on other images"))
         return figures
 
     def finish(self) -> None:
@@ -150,7 +186,12 @@ class Trainer:
         arrays["sums"] = self.sums.numpy()
         for index, weights in enumerate(self.best_weights or []):
             arrays[f"best/{index}"] = weights
-        record = {"step": self.step, "history": self.history, "seconds": self.seconds}
+        record = {
+            "step": self.step,
+            "history": list(self.history),
+            "pace": dict(self._pace),
+            "seconds": dict(self.seconds),
+        }
         return arrays, record
 
     def restore(self, arrays: Mapping[str, np.ndarray], record: Mapping) -> None:
@@ -174,6 +215,7 @@ class Trainer:
         self.best_weights = [arrays[f"best/{i}"] for i in range(len(best))] or None
         self.step = record["step"]
         self.history = list(record["history"])
+        self._pace = dict(record["pace"])
         for phase, seconds in record["seconds"].items():
             self.seconds[phase] += seconds
 
@@ -186,11 +228,20 @@ class Trainer:
             for index, variable in enumerate(variables)
         }
 
-    def _timed_steps(self, iterator: tf.data.Iterator, steps: int) -> dict[str, float]:
+    def _train_until(self, step: int, iterator: tf.data.Iterator) -> None:
+        """Trains up to a step, or until `stop` is called."""
+        samples, before = self.sums.numpy()[2], self.seconds["train"]
+        while self.step < step and not self.stopped:
+            self._call(min(self._steps_per_call, step - self.step), iterator)
+        trained = float(self.sums.numpy()[2] - samples)
+        if trained:
+            seconds = self.seconds["train"] - before
+            self._pace["images_per_second"] = trained / seconds
+
+    def _call(self, steps: int, iterator: tf.data.Iterator) -> None:
+        """Makes some steps in one graph call."""
         clock = time.perf_counter()
-        samples = self.sums.numpy()[2]
-        rate = float(self.optimizer.learning_rate)
-        done, finite_loss, finite_weights = self._train_steps(
+        done, finite_loss, finite_weights, rate = self._train_steps(
             iterator, tf.constant(steps)
         )
         self.step += int(done)
@@ -198,12 +249,10 @@ class Trainer:
         self.seconds["train"] += seconds
         if not finite_loss or not finite_weights:
             what = "a weight" if finite_loss else "the loss"
-            raise UserError(self._not_finite(what))
-        trained = self.sums.numpy()[2] - samples
-        return _means(self.sums) | {
-            "learning_rate": rate,
-            "images_per_second": float(trained) / seconds,
-        }
+            raise NotFiniteError(self._not_finite(what))
+        self._pace["learning_rate"] = float(rate)
+        fitting = int(steps * _LONGEST_CALL / seconds)
+        self._steps_per_call = max(1, min(fitting, 2 * steps))
 
     def _not_finite(self, what: str) -> str:
         return (
@@ -214,9 +263,10 @@ class Trainer:
     @tf.function
     def _train_steps(
         self, iterator: tf.data.Iterator, steps: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        done, finite = tf.constant(0), tf.constant(True)
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        done, finite, rate = tf.constant(0), tf.constant(True), tf.constant(0.0)
         while finite and done < steps:
+            rate = tf.cast(self.optimizer.learning_rate, tf.float32)
             losses = self.strategy.run(self._train_step, args=(next(iterator),))
             loss = self.strategy.reduce("SUM", losses, axis=None)
             finite = tf.math.is_finite(loss)
@@ -225,7 +275,7 @@ class Trainer:
             tf.reduce_all(tf.math.is_finite(variable.value))
             for variable in self.model.trainable_variables
         ]
-        return done, finite, tf.reduce_all(weights)
+        return done, finite, tf.reduce_all(weights), rate
 
     # As Keras's `fit` does it: to look for Python's `if` and `for` over tensors, and to
     # turn them into operations, would take a tenth of a second.
@@ -260,19 +310,34 @@ class Trainer:
     def _end_epoch(
         self, epoch: int, figures: dict[str, float], validation: Iterable | None
     ) -> dict[str, float]:
-        """Validates, adds to the history and keeps the weights if they are the best."""
-        self.sums.assign(np.zeros(3))
+        """Validates, adds to the history and keeps the weights if they are the best.
+
+        Raises:
+          _StoppedError: `stop` was called; all is as it was before.
+        """
         weights = self.model.get_weights()
         self._use_averages()
         measured = {}
-        if validation is not None:
-            found = self.evaluate(validation)
-            measured = {f"validation_{name}": value for name, value in found.items()}
-        self.history.append({"epoch": epoch, "step": self.step, **figures, **measured})
-        if self.select == "best" and best_epoch(self.history) == epoch:
-            self.best_weights = self.model.get_weights()
-        self.model.set_weights(weights)
+        try:
+            if validation is not None:
+                found = self.evaluate(self._unless_stopped(validation))
+                measured = {
+                    f"validation_{name}": value for name, value in found.items()
+                }
+            row = {"epoch": epoch, "step": self.step, **figures, **measured}
+            self.history.append(row)
+            if self.select == "best" and best_epoch(self.history) == epoch:
+                self.best_weights = self.model.get_weights()
+        finally:
+            self.model.set_weights(weights)
+        self.sums.assign(np.zeros(3))
         return measured
+
+    def _unless_stopped(self, batches: Iterable) -> Iterator:
+        for batch in batches:
+            if self.stopped:
+                raise _StoppedError
+            yield batch
 
 
 def _count(

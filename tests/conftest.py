@@ -24,6 +24,27 @@ IDX_FILES = (
 )
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "fault: something a user or a machine got wrong")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Counts the faults that were tried."""
+    reports = {
+        outcome: [
+            report
+            for report in terminalreporter.stats.get(outcome, [])
+            if "fault" in getattr(report, "keywords", {})
+        ]
+        for outcome in ("passed", "failed", "error")
+    }
+    tried = sum(map(len, reports.values()))
+    if tried:
+        terminalreporter.write_line(
+            f"faults: {tried} tried, {len(reports['passed'])} answered as promised"
+        )
+
+
 def refusal(call, *arguments):
     """The one line that a call refuses its arguments with; files stay as they are."""
     paths = [argument for argument in arguments if isinstance(argument, Path)]

@@ -84,6 +84,7 @@ def crash_after(monkeypatch, renames):
     monkeypatch.setattr(artifact.os, "rename", rename)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("renames", range(7))
 def test_a_crash_at_any_rename_leaves_one_whole_model(out, monkeypatch, renames):
     before = artifact.read(out).tflite()
@@ -104,6 +105,7 @@ def test_a_crash_at_any_rename_leaves_one_whole_model(out, monkeypatch, renames)
     assert not list(out.glob(".*"))
 
 
+@pytest.mark.fault
 def test_an_export_that_fails_leaves_the_old_model(out, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -146,6 +148,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_config_json_that_is_wrong_is_named(out, fault):
     path = out / "config.json"
@@ -159,6 +162,7 @@ def test_a_config_json_that_is_wrong_is_named(out, fault):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("place", ["nowhere", "a file"])
 def test_without_a_directory_it_says_to_train_first(tmp_path, place):
     path = tmp_path / "out"
@@ -168,6 +172,7 @@ def test_without_a_directory_it_says_to_train_first(tmp_path, place):
         artifact.read(path)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("part", ["model.tflite", "saved_model/saved_model.pb"])
 @pytest.mark.parametrize("fault", ["missing", "truncated", "from another run"])
 def test_a_part_that_does_not_belong_is_named(out, tmp_path, part, fault):
@@ -184,6 +189,7 @@ def test_a_part_that_does_not_belong_is_named(out, tmp_path, part, fault):
     assert part.split("/")[0] in str(error.value)
 
 
+@pytest.mark.fault
 def test_variables_of_another_run_are_noticed(out, tmp_path):
     write(tmp_path / "other")
     for path in (tmp_path / "other" / "saved_model" / "variables").iterdir():

@@ -32,6 +32,7 @@ def test_only_the_newest_two_are_kept(folder):
     assert names == ["step-000000010.npz", "step-000000015.npz"]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "other"])
 def test_a_damaged_save_is_named_and_the_one_before_used(folder, damage):
     newest = folder / "step-000000010.npz"
@@ -49,6 +50,7 @@ def test_a_damaged_save_is_named_and_the_one_before_used(folder, damage):
     assert str(newest) in sentence
 
 
+@pytest.mark.fault
 def test_if_none_can_be_read_it_is_an_error(folder):
     for path in folder.iterdir():
         path.write_bytes(b"")
@@ -56,19 +58,22 @@ def test_if_none_can_be_read_it_is_an_error(folder):
         checkpoints.load(folder)
 
 
+@pytest.mark.fault
 def test_a_folder_without_saves_is_an_error(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoint"):
         checkpoints.load(tmp_path / "none")
 
 
+@pytest.mark.fault
 def test_a_save_that_failed_half_way_is_no_save(folder):
     (folder / "step-000000011.tmp").write_bytes(b"half")
     assert checkpoints.load(folder)[1]["step"] == 10
 
 
+@pytest.mark.fault
 def test_a_save_of_another_version_is_refused(folder, monkeypatch):
-    monkeypatch.setattr(checkpoints, "VERSION", 2)
-    with pytest.raises(UserError, match="version 1, not 2"):
+    monkeypatch.setattr(checkpoints, "VERSION", 99)
+    with pytest.raises(UserError, match="not 99"):
         checkpoints.load(folder)
 
 

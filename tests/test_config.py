@@ -16,7 +16,7 @@ CONFIGS = st.builds(
     data_dir=st.text(),
     augment=st.sampled_from(["none", "shift", "affine"]),
     augment_shift=st.floats(0, 14),
-    filters=st.lists(st.integers(1), min_size=1, max_size=3).map(tuple),
+    filters=st.lists(st.integers(1, 4096), min_size=1, max_size=3).map(tuple),
     dropout=SHARES,
     batch_size=st.integers(1),
     learning_rate=st.floats(0, exclude_min=True, allow_infinity=False),
@@ -29,6 +29,7 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=5,
 )
+FILTERS = "one to three whole numbers from 1 to 4096"
 JSON_SETTINGS = st.dictionaries(st.sampled_from(list(SETTINGS)), JSON_VALUES)
 
 
@@ -68,9 +69,9 @@ def test_strings_become_what_the_setting_holds():
         ("batch_size", "1.5", "'1.5'", "a whole number"),
         ("batch_size", "", "''", "a whole number"),
         ("epochs", "0", "0", "at least 1"),
-        ("convs_per_stage", "0", "0", "at least 1"),
-        ("num_layers", "0", "0", "at least 1"),
-        ("units", "0", "0", "at least 1"),
+        ("convs_per_stage", "0", "0", "from 1 to 100"),
+        ("num_layers", "101", "101", "from 1 to 100"),
+        ("units", "5000", "5000", "from 1 to 4096"),
         ("log_every", "0", "0", "at least 1"),
         ("min_steps_per_epoch", "-1", "-1", "at least 0"),
         ("early_stopping", "-1", "-1", "at least 0"),
@@ -98,8 +99,9 @@ def test_strings_become_what_the_setting_holds():
         ("augment_zoom", "0.6", "0.6", "from 0 to 0.5"),
         ("filters", "", "''", "whole numbers separated by commas"),
         ("filters", "8,x", "'8,x'", "whole numbers separated by commas"),
-        ("filters", "0", "(0,)", "one to three whole numbers from 1 on"),
-        ("filters", "1,2,3,4", "(1, 2, 3, 4)", "one to three whole numbers from 1 on"),
+        ("filters", "0", "(0,)", FILTERS),
+        ("filters", "4097", "(4097,)", FILTERS),
+        ("filters", "1,2,3,4", "(1, 2, 3, 4)", FILTERS),
         ("test_shift", "4", "4", "from 0 to 3"),
         ("test_shift", "-1", "-1", "from 0 to 3"),
         ("max_steps_per_epoch", "-1", "-1", "at least 0"),

@@ -131,6 +131,7 @@ def test_a_cache_needs_no_network(offline, arrays, monkeypatch):
         assert (dataset.name, dataset.warning) == ("mnist", "")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_a_published_data_set_with_other_bytes_is_refused(idx_folder, arrays, name):
     line = refusal(load, idx_folder, name)
@@ -140,6 +141,7 @@ def test_a_published_data_set_with_other_bytes_is_refused(idx_folder, arrays, na
     assert "give --dataset=custom" in line
 
 
+@pytest.mark.fault
 def test_auto_names_the_file_that_keeps_60000_images_from_being_mnist(save_npz):
     folder = save_npz(
         x_train=np.zeros((60_000, 28, 28), np.uint8),
@@ -156,6 +158,7 @@ def test_an_unknown_data_set_is_told_the_nearest():
     assert line.startswith("dataset: got 'mnits' (did you mean 'mnist'?); choose from")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("others", "words"),
     [
@@ -178,18 +181,21 @@ def test_arrays_that_are_no_images_with_labels_are_refused(save_npz, others, wor
     assert words in line
 
 
+@pytest.mark.fault
 def test_a_missing_file_is_named(idx_folder):
     (idx_folder / "t10k-labels-idx1-ubyte.gz").unlink()
     line = refusal(load, idx_folder)
     assert line.startswith(f"data_dir: {idx_folder}: lacks t10k-labels-idx1-ubyte (")
 
 
+@pytest.mark.fault
 def test_a_damaged_file_is_named(idx_folder):
     path = idx_folder / "train-labels-idx1-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-9])
     assert refusal(load, idx_folder).startswith(f"{path}: damaged")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("name", ["auto", "custom", "mnist"])
 def test_a_data_dir_that_is_no_folder_is_refused(tmp_path, name):
     (tmp_path / "file").touch()
@@ -199,6 +205,7 @@ def test_a_data_dir_that_is_no_folder_is_refused(tmp_path, name):
     assert line.startswith(f"data_dir: {tmp_path / 'none'}: no such folder; give the")
 
 
+@pytest.mark.fault
 def test_custom_data_need_a_folder():
     assert refusal(datasets.load, "custom").startswith("data_dir: got nothing; give")
 
@@ -222,6 +229,7 @@ def test_labels_that_are_numbers_are_in_their_order(save_pictures):
     assert dataset.test_labels.tolist() == [1]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("names", "words"),
     [

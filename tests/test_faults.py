@@ -21,6 +21,8 @@ import predict
 import train
 from mnist_tf.errors import UserError
 
+pytestmark = pytest.mark.fault
+
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "mnist_tf" / "data"
 TRAIN_IMAGES = "train-images-idx3-ubyte.gz"

@@ -105,6 +105,7 @@ def test_idx_is_read_gzipped_or_not(tmp_path, array, gzipped):
     assert found.dtype == np.uint8
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("read", [read_npy, read_npz, read_idx])
 @pytest.mark.parametrize(
     ("name", "words"), [("none", "no such file"), ("", "folder"), ("\0", "null")]
@@ -163,6 +164,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_damaged_file_is_refused(tmp_path, fault):
     read, content, words = FAULTS[fault]
@@ -173,6 +175,7 @@ def test_a_damaged_file_is_refused(tmp_path, fault):
     assert words in line
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("save", "read", "name"),
     [(np.save, read_npy, "a.npy"), (np.savez, read_npz, "a.npz")],
@@ -189,6 +192,7 @@ def test_objects_are_never_unpickled(tmp_path, save, read, name):
     assert not mark.exists()
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("read", "content"),
     [
@@ -211,6 +215,7 @@ def test_a_lying_header_costs_no_memory(tmp_path, read, content):
     assert most < 2**20
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("read", "content"),
     [(read_npy, NPY), (read_idx, IDX), (read_idx, GZIP)],
@@ -231,6 +236,7 @@ def test_the_limit_holds_for_all_arrays_of_an_npz_together(tmp_path, monkeypatch
     assert "the most is 1,000" in refusal(read_npz, tmp_path / "a.npz")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("read", "good"),
     [(read_npy, [NPY]), (read_npz, [NPZ]), (read_idx, [IDX, GZIP])],

@@ -85,6 +85,7 @@ def test_a_blank_picture_has_no_label(folder, shade):
     assert dataclasses.astuple(prediction) == (None, None, (), "blank picture")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("runtime", ["litert", "tensorflow"])
 def test_an_image_shape_that_is_not_the_models_is_an_error(tmp_path, runtime):
     write(tmp_path)
@@ -101,6 +102,7 @@ def test_an_unknown_runtime_lists_the_known_ones(folder):
         Predictor(folder, "onnx")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("runtime", ["litert", "tensorflow"])
 def test_labels_that_do_not_fit_the_model_are_refused(tmp_path, runtime):
     write(tmp_path, labels=LABELS[:9])
@@ -108,6 +110,7 @@ def test_labels_that_do_not_fit_the_model_are_refused(tmp_path, runtime):
         Predictor(tmp_path, runtime)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("runtime", "part"),
     [("litert", "model.tflite"), ("tensorflow", "saved_model/saved_model.pb")],

@@ -90,7 +90,7 @@ def test_evaluation_is_exact_over_every_sample():
 
 
 def test_epoch_figures_are_means_over_all_its_samples():
-    trainer = make_trainer(steps_per_call=5, learning_rate=1e-12)
+    trainer = make_trainer(steps_per_look=5, learning_rate=1e-12)
     fit(trainer, epochs=1)
     images, labels = data()
     batches = training_batches(images, labels, batch_size=16, seed=1, stop=STEPS)
@@ -124,11 +124,11 @@ def test_evaluation_leaves_training_as_it_was():
     assert one.history[1]["loss"] == other.history[1]["loss"]
 
 
-@pytest.mark.parametrize("steps_per_call", [1, 5, 100])
-def test_steps_per_call_changes_nothing_but_the_number_of_calls(steps_per_call):
+@pytest.mark.parametrize("steps_per_look", [1, 5, 100])
+def test_steps_per_look_changes_nothing_but_the_number_of_calls(steps_per_look):
     steps = []
     one = fit(make_trainer(), actions=[lambda progress: steps.append(progress.step)])
-    other = fit(make_trainer(steps_per_call=steps_per_call))
+    other = fit(make_trainer(steps_per_look=steps_per_look))
     assert_same_weights(one, other)
     assert steps == [12, 24]
 
@@ -136,7 +136,7 @@ def test_steps_per_call_changes_nothing_but_the_number_of_calls(steps_per_call):
 def test_progress_tells_where_the_run_stands():
     seen = []
     fit(
-        make_trainer(steps_per_call=5),
+        make_trainer(steps_per_look=5),
         validation=validation(),
         actions=[seen.append],
     )
@@ -151,7 +151,7 @@ def test_progress_tells_where_the_run_stands():
 
 def test_averaged_weights_are_what_is_evaluated_and_kept():
     decay, averages = 0.5, None
-    trainer = make_trainer(ema_decay=decay, steps_per_call=1)
+    trainer = make_trainer(ema_decay=decay, steps_per_look=1)
 
     def follow(_):
         nonlocal averages
@@ -203,13 +203,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step():
 
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_a_weight_that_is_not_finite_stops_the_run():
-    trainer = make_trainer(learning_rate=1e39, steps_per_call=1)
+    trainer = make_trainer(learning_rate=1e39, steps_per_look=1)
     with pytest.raises(UserError, match="a weight is not a finite number after step 1"):
         fit(trainer)
 
 
 def test_stop_ends_the_run_after_the_call():
-    trainer = make_trainer(steps_per_call=5)
+    trainer = make_trainer(steps_per_look=5)
     fit(trainer, actions=[lambda progress: trainer.stop("enough")])
     assert (trainer.step, trainer.stopped) == (5, "enough")
 
@@ -226,7 +226,7 @@ def test_a_restored_run_ends_with_the_same_bits(name, stop_at):
         shape={"dropout": 0.3},
         ema_decay=0.9,
         select="best",
-        steps_per_call=1,
+        steps_per_look=1,
     )
     run = functools.partial(fit, augmentation=augmentation, validation=validation())
     whole = run(make())
