@@ -2,8 +2,8 @@
  * The page of the server: what is drawn or dropped goes to /predict, and the answer is
  * shown.
  *
- * A drawing is a list of marks: strokes, or a picture and strokes on it. The list is
- * replaced, never changed, so undo is a step back to the list before.
+ * A drawing is a list of marks: strokes, or one picture. The list is replaced, never
+ * changed, so undo is a step back to the list before.
  */
 
 const PAUSE = 60; // milliseconds between two requests while a stroke grows
@@ -100,7 +100,8 @@ function begin(event) {
   page.canvas.setPointerCapture(event.pointerId);
   page.status.ariaBusy = "true"; // a reader waits for the stroke's end
   stroke = { points: [pointAt(event)] };
-  change([...marks, stroke]);
+  // A picture makes way: ink on it might not be seen.
+  change([...marks.filter((mark) => mark.points), stroke]);
 }
 
 function go(event) {
@@ -187,8 +188,7 @@ async function ask(asked) {
 }
 
 async function predict(asked) {
-  const untouched = asked.length === 1 && asked[0].body;
-  const body = untouched || (await png(page.canvas));
+  const body = asked[0].body ?? (await png(page.canvas));
   const query = `top_k=${labels.length || 10}&pixels=true`;
   const answer = await fetched(`predict?${query}`, { method: "POST", body });
   if (!answer.predictions?.length) throw new Problem("The server gave no prediction.");
@@ -200,7 +200,7 @@ async function fetched(address, options) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
   const signal = AbortSignal.timeout(PATIENCE);
   const response = await fetch(address, { ...options, headers, signal }).catch(() => {
-    throw new Problem("The server is away. Trying again …", { again: AGAIN });
+    throw new Problem("The server is away. Trying again…", { again: AGAIN });
   });
   const answer = await response.json().catch(() => ({})); // a proxy answers a page
   if (response.ok) return answer;
