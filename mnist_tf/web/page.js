@@ -146,16 +146,6 @@ function png(canvas) {
 
 /* Questions to the server */
 
-class Problem extends Error {
-  again = 0; // seconds until another try; 0 is never
-  access = false; // does the server want a token?
-
-  constructor(message, more) {
-    super(message);
-    Object.assign(this, more);
-  }
-}
-
 let labels = [];
 let asking = false;
 let changed = false; // since the last question
@@ -182,8 +172,8 @@ async function ask(asked) {
     if (!isNews()) return;
     tell("");
     showAnswer(answer, asked[0]);
-  } catch (problem) {
-    if (isNews()) showProblem(problem);
+  } catch (error) {
+    if (isNews()) showProblem(error);
   }
 }
 
@@ -191,8 +181,13 @@ async function predict(asked) {
   const body = asked[0].body ?? (await png(page.canvas));
   const query = `top_k=${labels.length || 10}&pixels=true`;
   const answer = await fetched(`predict?${query}`, { method: "POST", body });
-  if (!answer.predictions?.length) throw new Problem("The server gave no prediction.");
+  if (!answer.predictions?.length) throw problem("The server gave no prediction.");
   return answer;
+}
+
+/** An error; `again` says in how many seconds to try, `access` that a token is missing. */
+function problem(message, more) {
+  return Object.assign(new Error(message), more);
 }
 
 async function fetched(address, options) {
@@ -200,25 +195,25 @@ async function fetched(address, options) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
   const signal = AbortSignal.timeout(PATIENCE);
   const response = await fetch(address, { ...options, headers, signal }).catch(() => {
-    throw new Problem("The server is away. Trying again…", { again: AGAIN });
+    throw problem("The server is away. Trying again…", { again: AGAIN });
   });
   const answer = await response.json().catch(() => ({})); // a proxy answers a page
   if (response.ok) return answer;
   if (response.status === 401) {
     const wrong = token ? "does not know this token" : "asks for a token";
-    throw new Problem(`The server ${wrong}.`, { access: true });
+    throw problem(`The server ${wrong}.`, { access: true });
   }
   const passing = [502, 503, 504].includes(response.status) ? AGAIN : 0;
   const again = Number(response.headers.get("Retry-After")) || passing;
   const what = answer.error ?? `status ${response.status}`;
-  throw new Problem(`The server answers an error: ${what}`, { again });
+  throw problem(`The server answers an error: ${what}`, { again });
 }
 
 async function learnLabels() {
   try {
     showLabels((await fetched("v1/models/mnist/metadata")).metadata.labels);
-  } catch (problem) {
-    if (problem.access) showProblem(problem); // else the predictions name them
+  } catch (error) {
+    if (error.access) showProblem(error); // else the predictions name them
   }
 }
 
@@ -321,10 +316,10 @@ function tell(message, access = false) {
   page.notice.hidden = !message;
 }
 
-function showProblem(problem) {
-  tell(problem.message, problem.access);
-  if (problem.access) page.token.focus();
-  if (problem.again) retry = setTimeout(look, problem.again * 1000);
+function showProblem({ message, access, again }) {
+  tell(message, access);
+  if (access) page.token.focus();
+  if (again) retry = setTimeout(look, again * 1000);
 }
 
 async function useToken(event) {
