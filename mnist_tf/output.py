@@ -24,7 +24,7 @@ def table(rows: Iterable[Row], top_k: int) -> Iterator[str]:
         line = f"{source:<24} {index:>5}  {label:<12} {text}"
         if top_k > 1:
             line += "".join(
-                f"   {name} {value:.4f}" for name, value in prediction.top[1:]
+                f"   {name} {value:.4f}" for name, value in prediction.top[1:top_k]
             )
         yield line.rstrip()
 
@@ -45,7 +45,7 @@ def as_json(rows: Iterable[Row], top_k: int) -> Iterator[str]:
         if top_k > 1:
             fields["top"] = [
                 {"label": label, "probability": value}
-                for label, value in prediction.top
+                for label, value in prediction.top[:top_k]
             ]
         if prediction.reason:
             fields["reason"] = prediction.reason
@@ -56,15 +56,19 @@ def as_json(rows: Iterable[Row], top_k: int) -> Iterator[str]:
 
 
 def as_csv(rows: Iterable[Row], top_k: int) -> Iterator[str]:
-    """Comma-separated values with a header; top_k pairs of label and probability."""
+    """Comma-separated values with a header; top_k pairs of label and probability.
+
+    An answer without a label has an empty cell in its place, and a reason in the last.
+    """
     names = ["label", "probability"]
     for place in range(2, top_k + 1):
         names += [f"label_{place}", f"probability_{place}"]
-    yield _csv_line(["source", "index", *names])
+    yield _csv_line(["source", "index", *names, "reason"])
     for source, index, prediction in rows:
-        cells = [cell for pair in prediction.top for cell in pair]
+        cells = [cell for pair in prediction.top[:top_k] for cell in pair]
         cells += [""] * (len(names) - len(cells))
-        yield _csv_line([source, index, *cells])
+        cells[0] = prediction.label or ""
+        yield _csv_line([source, index, *cells, prediction.reason])
 
 
 FORMATS: dict[str, Callable[[Iterable[Row], int], Iterator[str]]] = {

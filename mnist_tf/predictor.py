@@ -32,8 +32,9 @@ class Prediction:
     """What the model says of one image.
 
     Attributes:
-      label: the name of the most probable class; None if the image is blank.
-      probability: of that class, 0..1; None likewise.
+      label: the name of the most probable class; None if the image is blank or the
+        model is not sure enough.
+      probability: of the most probable class, 0..1; None if the image is blank.
       top: (label, probability) of the most probable classes, best first.
       reason: why there is no label; "" if there is one.
     """
@@ -87,21 +88,41 @@ class Predictor:
         ]
         return np.concatenate(parts)
 
-    def predict(self, images: np.ndarray, top_k: int = 1) -> list[Prediction]:
+    def predict(
+        self, images: np.ndarray, top_k: int = 1, reject_below: float = 0.0
+    ) -> list[Prediction]:
         """One prediction an image; a blank image has no label.
 
         Args:
           images: uint8 [n, H, W].
           top_k: how many of the most probable classes `Prediction.top` holds.
+          reject_below: the least probability of a label that is given, 0..1; below it
+            there is none, and `Prediction.top` still says what it might be.
         """
+        probabilities = self.probabilities(images)
+        return self.named(images, probabilities, top_k, reject_below)
+
+    def named(
+        self,
+        images: np.ndarray,
+        probabilities: np.ndarray,
+        top_k: int = 1,
+        reject_below: float = 0.0,
+    ) -> list[Prediction]:
+        """The same, of probabilities [n, C] that are there already."""
         predictions = []
-        for image, row in zip(images, self.probabilities(images), strict=True):
+        for image, row in zip(images, probabilities, strict=True):
             if image.min() == image.max():
                 predictions.append(Prediction(None, None, reason="blank picture"))
                 continue
             best = np.argsort(-row, kind="stable")[:top_k]
             top = tuple((self.labels[index], float(row[index])) for index in best)
-            predictions.append(Prediction(*top[0], top))
+            label, probability = top[0]
+            if probability < reject_below:
+                reason = f"only {probability:.2f} sure of {label}"
+                predictions.append(Prediction(None, probability, top, reason))
+            else:
+                predictions.append(Prediction(label, probability, top))
         return predictions
 
 

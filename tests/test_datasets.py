@@ -48,7 +48,8 @@ def save_pictures(tmp_path):
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
             picture = Image.new("L", (40, 40))
-            picture.paste(255, (10, 10, 12 + 2 * place, 30))
+            picture.paste(255, (10, 10, 12, 30))
+            picture.paste(255, (10, 10, 12 + 2 * place, 12))
             picture.save(path)
         return tmp_path
 
@@ -56,7 +57,7 @@ def save_pictures(tmp_path):
 
 
 def places(pictures):
-    """Which of the bars of `save_pictures` these are."""
+    """Which of the angles of `save_pictures` these are."""
     return [np.ptp(np.nonzero(picture)[1]) // 2 for picture in pictures]
 
 

@@ -14,6 +14,7 @@ from tests.conftest import refusal
 SEVEN = Prediction("7", 0.9, (("7", 0.9), ("1", 0.07), ("4", 0.03)))
 SHIRT = Prediction("T-shirt, 長い", 0.5, (("T-shirt, 長い", 0.5), ("Coat", 0.25)))
 BLANK = Prediction(None, None, reason="blank picture")
+UNSURE = Prediction(None, 0.43, (("7", 0.43), ("1", 0.3)), "only 0.43 sure of 7")
 ROWS = [("digits.npy", 0, SEVEN), ("digits.npy", 1, BLANK), ('"a", ü.png', 0, SHIRT)]
 
 
@@ -78,12 +79,32 @@ def test_csv_has_a_column_for_each_label_asked_for():
         "index",
         *("label", "probability", "label_2", "probability_2"),
         *("label_3", "probability_3"),
+        "reason",
     ]
     assert lines == [
-        ["digits.npy", "0", "7", "0.9", "1", "0.07", "4", "0.03"],
-        ["digits.npy", "1", "", "", "", "", "", ""],
-        ['"a", ü.png', "0", "T-shirt, 長い", "0.5", "Coat", "0.25", "", ""],
+        ["digits.npy", "0", "7", "0.9", "1", "0.07", "4", "0.03", ""],
+        ["digits.npy", "1", "", "", "", "", "", "", "blank picture"],
+        ['"a", ü.png', "0", "T-shirt, 長い", "0.5", "Coat", "0.25", "", "", ""],
     ]
+
+
+def test_an_answer_that_is_not_sure_enough_says_what_it_might_be():
+    row = ("x.png", 0, UNSURE)
+    assert (
+        text("table", [row], 1).splitlines()[1].endswith("only 0.43 sure of 7 0.4300")
+    )
+    (found,) = json.loads(text("json", [row], 2))
+    assert (found["label"], found["reason"]) == (None, "only 0.43 sure of 7")
+    assert found["top"] == [
+        {"label": "7", "probability": 0.43},
+        {"label": "1", "probability": 0.3},
+    ]
+    assert text("csv", [row], 1).splitlines()[1] == "x.png,0,,0.43,only 0.43 sure of 7"
+
+
+@pytest.mark.parametrize("form", output.FORMATS)
+def test_no_more_labels_are_written_than_asked_for(form):
+    assert "0.03" not in text(form, ROWS, 2)
 
 
 @pytest.mark.parametrize("name", ["a,b", 'a"b', "a\nb", "a\rb", " a "])
@@ -92,13 +113,13 @@ def test_any_name_survives_json_and_csv(name):
     (found,) = json.loads(text("json", [row], 1))
     assert (found["source"], found["label"]) == (name, name)
     with io.StringIO(text("csv", [row], 1), newline="") as file:
-        assert list(csv.reader(file))[1] == [name, "0", name, "1.0"]
+        assert list(csv.reader(file))[1] == [name, "0", name, "1.0", ""]
 
 
 def test_without_pictures_each_format_is_still_whole():
     assert text("table", [], 1).startswith("source")
     assert json.loads(text("json", [], 1)) == []
-    assert text("csv", [], 1) == "source,index,label,probability"
+    assert text("csv", [], 1) == "source,index,label,probability,reason"
 
 
 @pytest.mark.parametrize("form", output.FORMATS)

@@ -85,6 +85,28 @@ def test_a_blank_picture_has_no_label(folder, shade):
     assert dataclasses.astuple(prediction) == (None, None, (), "blank picture")
 
 
+def test_below_the_least_probability_there_is_no_label(folder):
+    predictor = Predictor(folder)
+    plain = predictor.predict(IMAGES[:50], top_k=3)
+    least = sorted(each.probability for each in plain)[25]
+    found = predictor.predict(IMAGES[:50], top_k=3, reject_below=least)
+    for before, after in zip(plain, found, strict=True):
+        if before.probability >= least:
+            assert after == before
+        else:
+            assert (after.label, after.top) == (None, before.top)
+            assert after.probability == before.probability
+            sure = f"only {before.probability:.2f} sure of {before.label}"
+            assert after.reason == sure
+    assert sum(each.label is None for each in found) == 25
+
+
+def test_what_is_blank_is_called_blank_however_sure_one_must_be(folder):
+    blank = np.zeros((1, 28, 28), np.uint8)
+    (prediction,) = Predictor(folder).predict(blank, reject_below=1)
+    assert prediction.reason == "blank picture"
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize("runtime", ["litert", "tensorflow"])
 def test_an_image_shape_that_is_not_the_models_is_an_error(tmp_path, runtime):
