@@ -12,6 +12,8 @@ it; what is compared takes turns. Parts, and minutes on two cores:
     answers   prediction as a process, and in a warm one, on both runtimes     (4)
     steps     where the time of a training step goes, beside the limits        (2)
     growth    speed and memory against batch size, width, images, epochs       (5)
+    saves     what a save every five seconds costs                             (3)
+    serving   serve.py beside LitServe over the same model                     (5)
     repeat    the same command twice: are the weights the same?                (1)
     report    only writes tables and chart again
 
@@ -46,6 +48,7 @@ ACCURATE = {"best": 5, "tiny": 5}
 FITS = 3
 PEER_ROUNDS, PEER_EPOCHS = 3, 2  # the first epoch of each traces and does not count
 PREDICTIONS = 15
+SAVE_ROUNDS = 3
 # Runs a script and prints its peak memory. What the system tells of a child that has
 # ended is never below the peak of the process that started it.
 AND_ITS_MEMORY = """
@@ -95,7 +98,7 @@ def _checked(values: command.Values) -> command.Values:
     given["parts"] = [part for part in known if part != "report"]
     if set(given["parts"]) - {"growth"} and not given["data_dir"]:
         raise UserError("data_dir: got nothing; give the folder with all of MNIST")
-    for package in ("torch", "matplotlib", "psutil"):
+    for package in ("torch", "matplotlib", "litserve"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"{package} is missing; pip install -e '.[bench]'")
     return given
@@ -205,6 +208,25 @@ def _growth(data_dir: str) -> Rows:
             yield busy, {"name": name, "value": value, **found}
 
 
+def _saves(data_dir: str) -> Rows:
+    for turn, every in itertools.product(range(SAVE_ROUNDS), (0, 5)):
+        with tempfile.TemporaryDirectory() as folder:
+            busy = host.busy()
+            flags = [f"--data_dir={data_dir}", "--validation_split=0"]
+            flags += [f"--save_every_seconds={every}", "--log_every=20"]
+            seconds = _train(Path(folder), "base", *flags)["seconds"]
+            yield busy, {"name": str(every), "seed": turn, **seconds}
+
+
+def _serving(data_dir: str) -> Rows:
+    with tempfile.TemporaryDirectory() as folder:
+        model_dir = Path(folder) / "out"
+        _train(model_dir, "base", f"--data_dir={data_dir}", "--epochs=1")
+        busy = host.busy()
+        text = _call("-m", "benchmarks.serving", f"--model_dir={model_dir}")
+        yield busy, {"name": "base", **json.loads(text)}
+
+
 def _repeat(data_dir: str) -> Rows:
     with tempfile.TemporaryDirectory() as folder:
         states = []
@@ -226,6 +248,8 @@ PARTS: dict[str, Callable[[str], Rows]] = {
     "answers": _answers,
     "steps": _steps,
     "growth": _growth,
+    "saves": _saves,
+    "serving": _serving,
     "repeat": _repeat,
 }
 

@@ -228,6 +228,56 @@ def _growth(rows: Rows) -> str:
     return _table(heads, lines)
 
 
+def _saves(rows: Rows) -> str:
+    reference = statistics.median(row["train"] for row in _named(rows, "0"))
+    lines = []
+    for name in dict.fromkeys(row["name"] for row in rows):
+        seconds = [row["train"] for row in _named(rows, name)]
+        cost = statistics.median(seconds) / reference - 1
+        every = "never" if name == "0" else f"every {name} s"
+        lines.append([every, str(len(seconds)), _spread(seconds, ".1f"), f"{cost:.1%}"])
+    return _table("base.cfg, saved | n | seconds of training | cost", lines)
+
+
+def _serving(rows: Rows) -> str:
+    (found,) = rows
+    lines = []
+    for connections in (1, 16, 64):
+        runs = [row for row in found["rows"] if row["connections"] == connections]
+        for name in dict.fromkeys(row["name"] for row in runs):
+            each, rates = (
+                [row["requests_per_second"] for row in runs if row["name"] == server]
+                for server in ("ours", name)
+            )
+            ratio = [one / other for one, other in zip(each, rates, strict=True)]
+            mine = [row for row in runs if row["name"] == name]
+            lines.append(
+                [
+                    "serve.py" if name == "ours" else "LitServe",
+                    str(connections),
+                    str(len(mine)),
+                    _spread(rates, ",.0f"),
+                    _spread(ratio, ".1f"),
+                    _spread([row["median_ms"] for row in mine], ".2f"),
+                    _spread([row["p99_ms"] for row in mine], ".1f"),
+                    str(sum(row["failures"] for row in mine)),
+                ]
+            )
+    heads = (
+        "one image as JSON | connections | n | requests a second | "
+        "serve.py is faster by | median, ms | slowest hundredth, ms | no 200"
+    )
+    alone = found["alone"]
+    rest = [
+        ["start to ready, s", f"{alone['start_seconds']:.2f}"],
+        ["resident memory when ready, MiB", f"{alone['memory_mib']:.0f}"],
+        ["after 10,000 requests", f"{alone['memory_after_10000_mib']:.0f}"],
+        ["after 100,000 requests", f"{alone['memory_at_the_end_mib']:.0f}"],
+        ["images a second, npy of 256", f"{alone['images_per_second']:,.0f}"],
+    ]
+    return _table(heads, lines) + "\n\n" + _table("serve.py alone | ", rest)
+
+
 def _repeat(rows: Rows) -> str:
     lines = [[row["name"], str(row["arrays"]), str(row["same"])] for row in rows]
     heads = "the same command twice | arrays of the saved state | equal, bit for bit"
@@ -242,6 +292,8 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "answers": _answers,
     "steps": _steps,
     "growth": _growth,
+    "saves": _saves,
+    "serving": _serving,
     "repeat": _repeat,
 }
 
