@@ -371,8 +371,19 @@ class TestSecondThoughts:
         else:
             page.get_by_role("button", name="Clear").click()
         empty(page)
+
+    def test_an_answer_that_comes_too_late_is_not_shown(self, page):
+        held = []
+        page.route("**/predict?*", lambda route: held.append(route))
+        with page.expect_request("**/predict?*"):
+            page.locator("#canvas").click()
+        page.wait_for_timeout(300)
+        page.keyboard.press("Escape")
+        with page.expect_response("**/predict?*"):
+            held[0].continue_()
         page.wait_for_timeout(300)
         empty(page)
+        assert latest(page) == []
 
     @pytest.mark.parametrize("key", ["Control+z", None])
     def test_undo_goes_back_a_stroke(self, page, key):
@@ -522,6 +533,7 @@ class TestProblems:
         page.route("**/predict?*", lambda route: route.fulfill(**busy))
         draw(page, ONE)
         expect(page.get_by_role("alert")).to_contain_text("too many questions")
+        page.wait_for_timeout(500)  # until the questions of the stroke are over
         page.unroute("**/predict?*")
         answers(page, "1")
         expect(page.get_by_role("alert")).to_be_hidden()
