@@ -39,7 +39,5 @@ class Api(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    server = litserve.LitServer(
-        Api(), accelerator="cpu", workers_per_device=1, generate_client_file=False
-    )
+    server = litserve.LitServer(Api(), accelerator="cpu", workers_per_device=1)
     server.run(port=int(sys.argv[2]), generate_client_file=False, log_level="error")

@@ -17,7 +17,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import mimetypes
 import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -54,6 +53,12 @@ _PICTURES = ("image/png", "image/jpeg", "image/bmp")
 _ARRAYS = ("application/octet-stream", "application/x-npy")
 _UNKNOWN = ("", "application/x-www-form-urlencoded")  # as curl says unless told
 _TEXTS = (*_UNKNOWN, "application/json", "text/plain")
+_KINDS = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
 
 T = TypeVar("T")
 
@@ -255,8 +260,8 @@ class Server:
         path = self._files.get(request.path.get("file", "index.html"))
         if path is None:
             raise RefusedError(404, "there is nothing here; see /docs")
-        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        return Answer(path.read_bytes(), kind, headers={"cache-control": "no-cache"})
+        headers = {"cache-control": "no-cache"}
+        return Answer(path.read_bytes(), _KINDS[path.suffix], headers=headers)
 
     def _check_model(self, request: Request) -> None:
         name, version = self.settings.name, str(self.model.version)

@@ -488,6 +488,7 @@ class TestLatest:
         for index in range(12):
             drop(page, picture("samples/8.png" if index else "samples/3.png"))
             expect(page.locator("#latest li")).to_have_count(min(index + 1, 10))
+        expect(page.locator("#latest")).not_to_contain_text("3")
         assert latest(page) == ["8"] * 10
 
     def test_none_outlives_the_page(self, page):
