@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
         name=values["name"],
         limits=limits,
         most_instances=values["max_instances"],
-        queue=values["max_queue"],
+        most_waiting=values["max_queue"],
         reject_below=values["reject_below"],
         token=values["token"],
         watch=values["watch"],

@@ -10,18 +10,23 @@ after 10,000 and after --requests.
 """
 
 import asyncio
+import contextlib
+import functools
 import io
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uvloop
 
 from benchmarks.host import numbers
 from mnist_tf import command
@@ -72,11 +77,13 @@ class Serving:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.terminate()
+        # LitServe leaves its workers behind unless they are told as well.
+        os.killpg(self.process.pid, signal.SIGTERM)
         try:
             self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def memory_mib(self) -> float:
         """Resident memory of the process, MiB."""
@@ -86,7 +93,7 @@ class Serving:
 
     def ask(self, body: bytes, connections: int, **until: float) -> dict[str, float]:
         """Asks again and again over so many connections; see `_load`."""
-        return asyncio.run(_load(self.port, self.path, body, connections, **until))
+        return uvloop.run(_load(self.port, self.path, body, connections, **until))
 
     def _wait(self, path: str) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -106,6 +113,50 @@ class Serving:
         raise UserError("a server did not start in time")
 
 
+class _Client(asyncio.Protocol):
+    """Asks over one connection, again as soon as the answer is there.
+
+    Args:
+      request: its bytes.
+      more: says whether to ask again.
+      times: gets the seconds of each answer.
+    """
+
+    def __init__(
+        self, request: bytes, more: Callable[[], bool], times: list[float]
+    ) -> None:
+        self.request = request
+        self.more = more
+        self.times = times
+        self.failures = 0
+        self.done = asyncio.get_running_loop().create_future()
+        self.answer = b""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.ask()
+
+    def ask(self) -> None:
+        self.clock = time.perf_counter()
+        self.transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        self.answer += data
+        head, _, body = self.answer.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        if length and len(body) == int(length[1]):
+            self.times.append(time.perf_counter() - self.clock)
+            self.failures += not head.startswith(b"HTTP/1.1 200")
+            self.answer = b""
+            if self.more():
+                self.ask()
+            else:
+                self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.done.set_result(None)
+
+
 async def _load(
     port: int,
     path: str,
@@ -115,39 +166,37 @@ async def _load(
     requests: float = 1e9,
 ) -> dict[str, float]:
     """Asks until so many seconds are over or so many requests answered."""
+    kind = "x-npy" if body.startswith(b"\x93NUMPY") else "json"
     head = (
-        f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/{kind}\r\n"
         f"content-length: {len(body)}\r\n\r\n"
     ).encode()
-    if body.startswith(b"\x93NUMPY"):
-        head = head.replace(b"application/json", b"application/x-npy")
     times: list[float] = []
-    failures = 0
-    end = time.perf_counter() + seconds
-
-    async def one() -> None:
-        nonlocal failures
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while time.perf_counter() < end and len(times) < requests:
-            clock = time.perf_counter()
-            writer.write(head + body)
-            answer = await reader.readuntil(b"\r\n\r\n")
-            length = re.search(rb"content-length: (\d+)", answer, re.IGNORECASE)
-            await reader.readexactly(int(length[1]) if length else 0)
-            times.append(time.perf_counter() - clock)
-            failures += not answer.startswith(b"HTTP/1.1 200")
-        writer.close()
-
     clock = time.perf_counter()
-    await asyncio.gather(*(one() for _ in range(connections)))
+    end = clock + seconds
+
+    def more() -> bool:
+        return time.perf_counter() < end and len(times) < requests
+
+    loop = asyncio.get_running_loop()
+    clients = [_Client(head + body, more, times) for _ in range(connections)]
+    for client in clients:
+        await loop.create_connection(
+            functools.partial(_same, client), "127.0.0.1", port
+        )
+    await asyncio.gather(*(client.done for client in clients))
     elapsed = time.perf_counter() - clock
     middle, late = np.percentile(times, [50, 99]) * 1e3
     return {
         "requests_per_second": len(times) / elapsed,
         "median_ms": float(middle),
         "p99_ms": float(late),
-        "failures": failures,
+        "failures": sum(client.failures for client in clients),
     }
+
+
+def _same(client: _Client) -> _Client:
+    return client
 
 
 def main(argv: Sequence[str]) -> None:

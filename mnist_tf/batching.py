@@ -6,8 +6,8 @@ request alone is a batch of its own.
 """
 
 import asyncio
-import collections
 import dataclasses
+import queue
 import threading
 from collections.abc import Callable
 
@@ -33,7 +33,7 @@ class Batcher:
       probabilities: maps uint8 [n, H, W] to float32 [n, C]. Assign another to
         `self.probabilities` to have the next batch answered by that.
       most_images: a batch takes no further request once it has as many images.
-      queue: requests that may wait.
+      most_waiting: requests that may wait.
       watch: called with the images of each batch, in the thread.
     """
 
@@ -41,22 +41,21 @@ class Batcher:
         self,
         probabilities: Probabilities,
         most_images: int = 256,
-        queue: int = 1024,
+        most_waiting: int = 1024,
         watch: Callable[[int], None] = lambda images: None,
     ) -> None:
         self.probabilities = probabilities
         self.most_images = most_images
-        self.queue = queue
+        self.most_waiting = most_waiting
         self.watch = watch
-        self._waiting: collections.deque[_Job] = collections.deque()
-        self._wake = threading.Semaphore(0)
-        self._closed = False
+        # None ends the thread.
+        self._waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="inference")
         self._thread.start()
 
     def __len__(self) -> int:
         """Requests that wait."""
-        return len(self._waiting)
+        return self._waiting.qsize()
 
     async def ask(self, images: np.ndarray) -> np.ndarray:
         """The probabilities [n, C] of uint8 images [n, H, W].
@@ -64,33 +63,30 @@ class Batcher:
         Raises:
           QueueFullError: as many requests wait as may.
         """
-        if len(self._waiting) >= self.queue:
+        if len(self) >= self.most_waiting:
             raise QueueFullError
         job = _Job(images, asyncio.get_running_loop().create_future())
-        self._waiting.append(job)
-        self._wake.release()
+        self._waiting.put(job)
         return await job.answer
 
     def close(self) -> None:
         """Answers what waits and ends the thread."""
-        self._closed = True
-        self._wake.release()
+        self._waiting.put(None)
         self._thread.join()
 
     def _work(self) -> None:
-        while True:
-            self._wake.acquire()
-            jobs = self._take()
-            if jobs:
-                self._answer(jobs)
-            elif self._closed:
-                return
+        while jobs := self._gather():
+            self._answer(jobs)
 
-    def _take(self) -> list[_Job]:
+    def _gather(self) -> list[_Job]:
+        """Waits for a request; returns it and those behind it, or none at the end."""
         jobs: list[_Job] = []
         count = 0
-        while self._waiting and count < self.most_images:
-            job = self._waiting.popleft()
+        while not jobs or (count < self.most_images and len(self)):
+            job = self._waiting.get()
+            if job is None:
+                self._waiting.put(None)  # for the next time
+                break
             # Whoever asked may have given up.
             if not job.answer.cancelled():
                 jobs.append(job)

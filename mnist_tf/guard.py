@@ -142,37 +142,40 @@ class Endpoint:
             name.decode("latin-1"): value.decode("latin-1")
             for name, value in scope["headers"]
         }
+        limits = self.limits
+        body: bytes | None = None
         try:
-            async with asyncio.timeout(self.limits.body_seconds):
-                body = await _body(receive, headers, self.limits.body_bytes)
+            async with asyncio.timeout(limits.body_seconds) as deadline:
+                body = await _body(receive, headers, limits.body_bytes)
+                now = asyncio.get_running_loop().time()
+                deadline.reschedule(now + limits.answer_seconds)
+                answer = await self.handler(_request(scope, headers, body))
         except _TooLargeError:
             await _throw_away(receive)
             raise RefusedError(
                 413,
-                f"the body has more than {self.limits.body_bytes:,} bytes; send less "
-                "at a time",
+                f"the body has more than {limits.body_bytes:,} bytes; send less at a "
+                "time",
                 {"connection": "close"},
             ) from None
         except TimeoutError:
+            if body is None:
+                raise RefusedError(
+                    408,
+                    f"no whole body within {limits.body_seconds:g} seconds; send it "
+                    "faster",
+                    {"connection": "close"},
+                ) from None
             raise RefusedError(
-                408,
-                f"no whole body within {self.limits.body_seconds:g} seconds; send it "
-                "faster",
-                {"connection": "close"},
-            ) from None
-        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        request = Request(
-            scope.get("path_params", {}), _query(scope), media_type, headers, body
-        )
-        try:
-            async with asyncio.timeout(self.limits.answer_seconds):
-                answer = await self.handler(request)
-        except TimeoutError:
-            seconds = self.limits.answer_seconds
-            raise RefusedError(
-                504, f"no answer within {seconds:g} seconds; come again"
+                504, f"no answer within {limits.answer_seconds:g} seconds; come again"
             ) from None
         await _send(send, answer)
+
+
+def _request(scope: Scope, headers: dict[str, str], body: bytes) -> Request:
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    path = scope.get("path_params", {})
+    return Request(path, _query(scope), media_type, headers, body)
 
 
 class Guard:

@@ -20,12 +20,6 @@ _ERRORS = {
 }
 _ALWAYS = (400, 408, 413, 431, 500, 503, 504)
 
-_IMAGE = {
-    "description": "Rows of pixels: whole numbers of 0..255, or floats of 0..1, light "
-    "on dark.",
-    "type": "array",
-    "items": {"type": "array", "items": {"type": "number"}},
-}
 _BASE64 = {
     "description": "A PNG or JPEG file.",
     "type": "object",
@@ -36,7 +30,6 @@ _PROBABILITIES = {
     "type": "array",
     "items": {"type": "array", "items": {"type": "number"}},
 }
-_INSTANCES = {"type": "array", "minItems": 1, "items": {"oneOf": [_IMAGE, _BASE64]}}
 _PREDICTION = {
     "type": "object",
     "properties": {
@@ -62,8 +55,14 @@ _BYTES: dict[str, Any] = {"schema": {}}
 _TOKEN: list[dict[str, list]] = [{}, {"token": []}]
 
 
-def document(name: str) -> dict[str, Any]:
-    """The interface as OpenAPI 3.1 describes it, for a model called `name`."""
+def document(name: str, image_shape: tuple[int, int]) -> dict[str, Any]:
+    """The interface as OpenAPI 3.1 describes it.
+
+    Args:
+      name: of the model.
+      image_shape: (height, width) in pixels.
+    """
+    instances = _instances(*image_shape)
     model, version = f"/v1/models/{name}", "/versions/{version}"
     predict = {
         "requestBody": {
@@ -74,12 +73,12 @@ def document(name: str) -> dict[str, Any]:
                         "oneOf": [
                             {
                                 "type": "object",
-                                "properties": {"instances": _INSTANCES},
+                                "properties": {"instances": instances},
                                 "required": ["instances"],
                             },
                             {
                                 "type": "object",
-                                "properties": {"inputs": _INSTANCES},
+                                "properties": {"inputs": instances},
                                 "required": ["inputs"],
                             },
                         ]
@@ -115,7 +114,7 @@ def document(name: str) -> dict[str, Any]:
                 "name": "version",
                 "in": "path",
                 "required": True,
-                "schema": {"type": "string"},
+                "schema": {"type": "string", "examples": ["1"]},
             }
         ]
     }
@@ -214,6 +213,19 @@ def page(about: dict[str, Any]) -> str:
         f'<main><h1>{title}</h1><p><a href="/openapi.json">openapi.json</a>, '
         f'<a href="/">the page to draw on</a></p>{"".join(parts)}</main></html>\n'
     )
+
+
+def _instances(height: int, width: int) -> dict[str, Any]:
+    image = {
+        "description": "Rows of pixels, light on dark: whole numbers of 0..255, or "
+        "floats of 0..1.",
+        **_list(height, _list(width, {"type": "number", "minimum": 0, "maximum": 255})),
+    }
+    return {"type": "array", "minItems": 1, "items": {"oneOf": [image, _BASE64]}}
+
+
+def _list(length: int, items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "minItems": length, "maxItems": length, "items": items}
 
 
 def _file() -> dict[str, Any]:

@@ -71,7 +71,7 @@ class Settings:
       name: of the model, in paths.
       limits: what a request may take.
       most_instances: images in one request.
-      queue: requests that may wait for the model.
+      most_waiting: requests that may wait for the model.
       reject_below: probability below which a label is not given by /predict.
       token: what a client must send; "" for nothing.
       watch: whether a new model in the directory replaces the old one.
@@ -82,7 +82,7 @@ class Settings:
         default_factory=lambda: Limits(16 * 2**20, 10.0, 10.0)
     )
     most_instances: int = 1024
-    queue: int = 1024
+    most_waiting: int = 1024
     reject_below: float = 0.0
     token: str = ""
     watch: bool = False
@@ -110,7 +110,7 @@ class Server:
         self.metrics = Metrics(lambda: len(self.batcher), lambda: self.model.version)
         self.batcher = Batcher(
             model.predictor.probabilities,
-            queue=settings.queue,
+            most_waiting=settings.most_waiting,
             watch=self.metrics.batch,
         )
         # What is large, or a picture, is read here; the loop goes on meanwhile.
@@ -247,11 +247,11 @@ class Server:
 
     async def openapi(self, _: Request) -> Answer:
         """This interface as OpenAPI describes it."""
-        return as_json(openapi.document(self.settings.name))
+        return as_json(self._description())
 
     async def docs(self, _: Request) -> Answer:
         """The same for people."""
-        page = openapi.page(openapi.document(self.settings.name))
+        page = openapi.page(self._description())
         return Answer(page.encode(), "text/html; charset=utf-8")
 
     async def page(self, request: Request) -> Answer:
@@ -262,6 +262,10 @@ class Server:
             raise RefusedError(404, "there is nothing here; see /docs")
         headers = {"cache-control": "no-cache"}
         return Answer(path.read_bytes(), _KINDS[path.suffix], headers=headers)
+
+    def _description(self) -> dict[str, Any]:
+        shape = self.model.predictor.image_shape
+        return openapi.document(self.settings.name, shape)
 
     def _check_model(self, request: Request) -> None:
         name, version = self.settings.name, str(self.model.version)
@@ -284,7 +288,7 @@ class Server:
             return await self.batcher.ask(pictures)
         except QueueFullError:
             raise busy(
-                f"{self.settings.queue} requests wait already; come again in a second"
+                f"{self.settings.most_waiting} requests wait already; come again"
             ) from None
 
     def _count(self, found: list[int]) -> None:
@@ -340,7 +344,10 @@ def read_instances(
     if any(isinstance(entry, dict) for entry in entries):
         found = np.concatenate([_picture(entry, key) for entry in entries])
     else:
-        found = images.from_array(_numbers(entries, body, key), key)
+        usual = _bytes(entries, image_shape)
+        if usual is None:
+            usual = images.from_array(_numbers(entries, body, key), key)
+        found = usual
     if found.shape[1:] != image_shape:
         raise UserError(f"{key}: got {list(found.shape)}; give {['n', *image_shape]}")
     return found, "predictions" if key == "instances" else "outputs"
@@ -367,6 +374,23 @@ def _picture(entry: Any, key: str) -> np.ndarray:
     if len(found) != 1:
         raise UserError(f"{key}: b64: holds {len(found)} images; give one an entry")
     return found
+
+
+def _bytes(entries: list, image_shape: tuple[int, int]) -> np.ndarray | None:
+    """What nearly all send, twice as fast: rows of whole numbers of 0..255.
+
+    None for anything else, which may still be right.
+    """
+    height, width = image_shape
+    try:
+        rows = [bytes(row) for image in entries for row in image]
+    except (TypeError, ValueError):
+        return None
+    found = np.frombuffer(b"".join(rows), np.uint8)
+    whole = all(len(image) == height for image in entries)
+    if not whole or any(len(row) != width for row in rows) or found.max() <= 1:
+        return None
+    return found.reshape(len(entries), height, width)
 
 
 def _numbers(entries: list, body: bytes, key: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The server, as a process of its own behind a real socket."""
 
+import asyncio
 import base64
 import concurrent.futures
 import contextlib
@@ -39,10 +40,10 @@ def out(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def serving(out, *flags):
+def serving(out, *flags, python=sys.executable, cwd=ROOT):
     """A server's process, with its address in `url` and its log in `lines`."""
-    command = [sys.executable, "serve.py", f"--model_dir={out}", "--port=0", *flags]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    command = [python, "serve.py", f"--model_dir={out}", "--port=0", *flags]
+    process = subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True)
     process.lines = []
     process.url = ""
     for line in process.stderr:
@@ -410,10 +411,10 @@ def test_a_burst_beyond_capacity_is_answered(out):
             async with httpx.AsyncClient(
                 base_url=busy.url, limits=limits, timeout=60
             ) as each:
-                requests = [each.post(PREDICT, content=body) for _ in range(300)]
-                return await asyncio_gather(requests)
+                requests = [each.post(PREDICT, content=body) for _ in range(500)]
+                return await asyncio.gather(*requests)
 
-        found = asyncio_run(burst())
+        found = asyncio.run(burst())
         assert {each.status_code for each in found} <= {200, 503}
         assert sum(each.status_code == 200 for each in found) > 4
         for each in found:
@@ -421,18 +422,6 @@ def test_a_burst_beyond_capacity_is_answered(out):
                 assert each.headers["retry-after"] == "1"
         with httpx.Client(base_url=busy.url) as client:
             is_well(client)
-
-
-def asyncio_run(task):
-    import asyncio
-
-    return asyncio.run(task)
-
-
-async def asyncio_gather(requests):
-    import asyncio
-
-    return await asyncio.gather(*requests)
 
 
 @pytest.mark.fault
