@@ -61,7 +61,7 @@ def _paper(grey: np.ndarray) -> np.ndarray:
     small = _at_most(grey, _FIT)
     terms = np.kron(*map(_powers, small.shape))  # y^i x^j, one pixel a row
     # Keeps the surface flat where nothing says otherwise.
-    flatness = np.diag([0.0] + [1e-3 * small.size] * (terms.shape[1] - 1))
+    flatness = np.diag([0.0] + [5e-3 * small.size] * (terms.shape[1] - 1))
     rim = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
     missed = small.ravel() - np.median(rim)
     for reach in _REACHES:
