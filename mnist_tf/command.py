@@ -162,7 +162,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         sys.stdout.flush()
     except UserError as error:
         _show_traceback_if_asked()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(told(error), file=sys.stderr)
         code = 1
     except Interrupted as error:
         print(error, file=sys.stderr)
@@ -181,6 +181,11 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         _forget_output()
         code = 1
     sys.exit(code)
+
+
+def told(error: UserError) -> str:
+    """The one line that a user's mistake is told in."""
+    return f"error: {' '.join(str(error).split())}"
 
 
 def _forget_output() -> None:
