@@ -165,7 +165,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         sys.stdout.flush()
     except UserError as error:
         _show_traceback_if_asked()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(told(error), file=sys.stderr)
         code = 1
     except Interrupted as error:
         print(error, file=sys.stderr)
@@ -189,6 +189,11 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
 
 def _interrupt(signum: int, _: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt(signal.Signals(signum).name)
+
+
+def told(error: UserError) -> str:
+    """The one line that a user's mistake is told in."""
+    return f"error: {' '.join(str(error).split())}"
 
 
 def _forget_output() -> None:

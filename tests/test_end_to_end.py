@@ -4,12 +4,15 @@ import csv
 import io
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -229,6 +232,83 @@ class TestPredict:
         for row in rows:
             values = [row["probability"], row["probability_2"], row["probability_3"]]
             assert values == sorted(values, key=float, reverse=True)
+
+    @pytest.mark.parametrize("form", ["table", "json", "csv"])
+    @pytest.mark.parametrize("to_file", [False, True])
+    def test_what_cannot_be_read_does_not_stop_the_rest(
+        self, out, tmp_path, form, to_file
+    ):
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "cut.png").write_bytes((ROOT / "samples/3.png").read_bytes()[:90])
+        inputs = ["cut.png", ROOT / "samples/8.png", "none.npy", "empty"]
+        flags = [f"--format={form}", *(["--output=answers"] if to_file else [])]
+        done = call("predict", f"--model_dir={out}", *flags, *inputs, cwd=tmp_path)
+        assert done.returncode == 1
+        refused = done.stderr.splitlines()
+        assert [line.split(": ")[:2] for line in refused[:-1]] == [
+            ["error", "empty"],
+            ["error", "cut.png"],
+            ["error", "none.npy"],
+        ]
+        assert refused[-1].startswith("error: 3 of 4 inputs could not be read")
+        found = (tmp_path / "answers").read_text() if to_file else done.stdout
+        if form == "json":
+            (row,) = json.loads(found)
+            assert row["label"] == "8"
+        elif form == "csv":
+            (row,) = csv.DictReader(io.StringIO(found))
+            assert row["label"] == "8"
+        else:
+            assert [line.split()[2] for line in found.splitlines()] == ["label", "8"]
+
+    def test_one_input_that_cannot_be_read_is_one_line(self, out):
+        done = call("predict", f"--model_dir={out}", "--format=json", "none.npy")
+        assert done.returncode == 1
+        assert done.stderr == "error: none.npy: no such file\n"
+        assert json.loads(done.stdout) == []
+
+    def test_the_picture_is_drawn_as_the_network_saw_it(self, out):
+        done = ok("predict", f"--model_dir={out}", "--show", "samples/8.png")
+        _, answer, *drawing = done.stdout.splitlines()
+        assert answer.split()[2] == "8"
+        assert len(drawing) == 14
+        assert max(drawing, key=lambda line: line.count("#", 30)).split()[-3] == "8"
+
+    @pytest.mark.parametrize("form", ["json", "csv"])
+    def test_drawings_do_not_spoil_answers_for_programs(self, out, form):
+        arguments = [f"--model_dir={out}", f"--format={form}", "samples/8.png"]
+        done = ok("predict", *arguments, "--show")
+        assert done.stdout == ok("predict", *arguments).stdout
+        assert len(done.stderr.splitlines()) == 14
+
+    def test_answers_that_are_not_sure_enough_are_withheld(self, out):
+        arguments = [f"--model_dir={out}", "--format=json", "samples/digits.npy"]
+        found = json.loads(ok("predict", *arguments, "--reject_below=1").stdout)
+        assert all(row["label"] is None for row in found)
+        assert all("sure of" in row["reason"] for row in found)
+
+    def test_preprocess_decides_what_is_done_to_pictures(self, out, tmp_path):
+        digit = np.load(ROOT / "samples" / "digits.npy")[5]
+        Image.fromarray(255 - digit).resize((200, 200)).save(tmp_path / "large.png")
+        np.save(tmp_path / "dark.npy", 255 - digit)
+        inputs = [tmp_path / "large.png", tmp_path / "dark.npy"]
+        found = predict(out, *inputs, "--preprocess=mnist")
+        assert list(found.values()) == ["5", "5"]
+        done = call("predict", f"--model_dir={out}", "--preprocess=none", inputs[0])
+        assert "got 200x200 pixels; give 28x28" in done.stderr
+
+    def test_progress_is_for_terminals_only(self, out, tmp_path):
+        for index in range(300):  # more than are answered at once
+            shutil.copy(ROOT / "samples" / "3.png", tmp_path / f"{index}.png")
+        arguments = [f"--model_dir={out}", "--format=csv", tmp_path]
+        assert ok("predict", *arguments).stderr == ""
+        shown, terminal = pty.openpty()
+        termios.tcsetwinsize(terminal, (24, 80))
+        settings = {"capture_output": False, "stdout": PIPE, "stderr": terminal}
+        done = call("predict", *arguments, **settings)
+        os.close(terminal)
+        assert len(done.stdout.splitlines()) == 301
+        assert b"/300" in os.read(shown, 10_000)
 
     def test_a_reader_that_has_seen_enough_is_no_error(self, out):
         predicting = " ".join(

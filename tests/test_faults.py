@@ -185,6 +185,10 @@ def test_without_a_model_it_says_to_train_first(refused, verb):
 VERB_FLAGS = [
     (predict, [], "input: got nothing; give a file, a folder or -"),
     (predict, ["--top_k=0", "x.npy"], "top_k: got '0'; give a whole number from 1 on"),
+    (predict, ["--reject_below=2", "x.npy"], "reject_below: got '2'; give a number"),
+    (predict, ["--reject_below=nan", "x.npy"], "reject_below: got 'nan'; give a"),
+    (predict, ["--reject_below=much", "x.npy"], "reject_below: got 'much'; give a"),
+    (predict, ["--preprocess=mnits", "x.npy"], "(did you mean 'mnist'?)"),
     (predict, ["--format=xml", "x.npy"], "format: got 'xml'"),
     (predict, ["--runtime=onnx", "x.npy"], "runtime: got 'onnx'"),
     (predict, ["--modeldir=x", "x.npy"], "(did you mean 'model_dir'?)"),
@@ -276,15 +280,6 @@ class TestOnARun:
         np.save(tmp_path / "x.npy", np.zeros((28, 28), np.uint8))
         line = refused(predict, "--model_dir=out", "x.npy")
         assert "out/model.tflite: is damaged" in line
-
-    def test_one_bad_input_leaves_the_output_file_as_it_was(
-        self, refused, started, tmp_path
-    ):
-        np.save(tmp_path / "x.npy", np.zeros((28, 28), np.uint8))
-        (tmp_path / "y.npy").write_bytes(b"")
-        (tmp_path / "answers").write_text("of yesterday")
-        arguments = ["--model_dir=out", "--output=answers", "x.npy", "y.npy"]
-        assert refused(predict, *arguments) == "y.npy: is empty"
 
     def test_a_data_set_with_other_labels(self, refused, started, tmp_path):
         for split in ("train", "test"):

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 from hypothesis import given
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mnist_tf import images
 from mnist_tf.errors import UserError
@@ -120,6 +120,80 @@ def test_a_smudge_is_no_part_of_the_digit(tmp_path, digit):
     assert alike(read(tmp_path / "page.png"), digit)
 
 
+def on_lit_paper(digit, lit):
+    """Paper that gets darker to one side and in the corners, with a grain."""
+    y, x = np.mgrid[-1:1:300j, -1:1:400j]
+    light = (1 + 0.3 * x) * (1 - 0.15 * (x**2 + y**2))
+    ink = 255 - np.asarray(page_with(digit)).astype(float)
+    grain = np.random.default_rng(1).normal(0, 6, ink.shape)
+    grey = light * (180 - ink if lit == "ink on paper" else 40 + ink) + grain
+    return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("lit", ["ink on paper", "chalk on a board"])
+def test_uneven_light_and_grain_are_no_ink(tmp_path, digit, lit):
+    on_lit_paper(digit, lit).save(tmp_path / "page.png")
+    assert alike(read(tmp_path / "page.png"), digit)
+
+
+def test_uneven_light_alone_is_an_empty_page(tmp_path, digit):
+    on_lit_paper(np.zeros_like(digit), "ink on paper").save(tmp_path / "page.png")
+    assert not read(tmp_path / "page.png").any()
+
+
+def test_a_digit_cut_out_tightly_keeps_its_polarity(tmp_path, sample):
+    zero = sample.test_images[np.argmax(sample.test_labels == 0)]
+    large = page_with(zero).resize((1600, 1200))
+    rows, columns = np.nonzero(np.asarray(large) < 200)
+    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    large.crop(box).save(tmp_path / "page.png")
+    assert alike(read(tmp_path / "page.png"), zero)
+
+
+@pytest.mark.parametrize("pen", [2, 4, 60, 80])
+def test_every_pen_becomes_about_as_wide_as_mnists(tmp_path, pen):
+    page = Image.new("L", (500, 500), 255)
+    ImageDraw.Draw(page).ellipse((100, 50, 400, 450), outline=0, width=pen)
+    page.save(tmp_path / "page.png")
+    across = read(tmp_path / "page.png")[0][14].astype(float)
+    assert 0.9 <= across[:14].sum() / 255 <= 3.6  # as 98 % of MNIST
+
+
+@pytest.mark.parametrize("preprocess", images.PREPROCESS)
+def test_an_array_passes_unchanged_unless_asked_for(digit, preprocess):
+    dark = 255 - digit
+    (found,) = images.from_array(dark, "array", preprocess)
+    if preprocess == "mnist":
+        assert alike(found, digit)
+    else:
+        np.testing.assert_array_equal(found, dark)
+
+
+def test_without_preprocessing_a_picture_keeps_its_polarity(digit):
+    content = encoded(Image.fromarray(255 - digit), "PNG")
+    (found,) = images.from_bytes(content, "picture", "none")
+    np.testing.assert_array_equal(found, 255 - digit)
+
+
+def test_without_preprocessing_a_picture_has_28x28_pixels(tmp_path, digit):
+    page_with(digit).save(tmp_path / "page.png")
+    content = (tmp_path / "page.png").read_bytes()
+    line = refusal(images.from_bytes, content, "picture", "none")
+    assert line.startswith("picture: got 400x300 pixels; give 28x28")
+
+
+def test_a_file_and_its_content_are_read_alike(tmp_path, digit):
+    page_with(digit).save(tmp_path / "page.png")
+    content = (tmp_path / "page.png").read_bytes()
+    found = images.from_bytes(content, "picture")
+    np.testing.assert_array_equal(found, read(tmp_path / "page.png"))
+
+
+def test_an_unknown_preprocessing_is_refused(digit):
+    line = refusal(images.from_array, digit, "array", "mnits")
+    assert "(did you mean 'mnist'?)" in line
+
+
 @pytest.mark.parametrize("turns", range(4))
 def test_centring_cuts_nothing_off(tmp_path, turns):
     grey = np.zeros((300, 300), np.uint8)
@@ -144,7 +218,9 @@ def test_a_photograph_is_turned_as_the_camera_says(tmp_path, digit):
     assert alike(read(tmp_path / "page.jpg"), digit)
 
 
-@pytest.mark.parametrize("size", [(28, 28), (1, 1), (300, 200), (3000, 2)])
+@pytest.mark.parametrize(
+    "size", [(28, 28), (1, 1), (3, 3), (300, 200), (1, 5000), (3000, 2)]
+)
 @pytest.mark.parametrize("grey", [0, 100, 255])
 def test_an_empty_page_is_all_0(tmp_path, size, grey):
     Image.new("L", size, grey).save(tmp_path / "page.png")
@@ -176,6 +252,7 @@ def test_a_stroke_keeps_its_shape(tmp_path, size):
     assert sorted([np.ptp(rows) + 1, np.ptp(columns) + 1]) == [1, 20]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("side", [8001, 10_000, 20_000, 2**31 - 1])
 def test_a_picture_too_large_to_decode_is_refused(tmp_path, side):
     path = tmp_path / "large.png"
@@ -206,6 +283,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_file_that_is_no_image_is_refused(tmp_path, name):
     content, words = FAULTS[name]
@@ -215,12 +293,14 @@ def test_a_file_that_is_no_image_is_refused(tmp_path, name):
     assert words in line
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("name", ["none.png", ""])
 def test_what_is_no_file_is_refused(tmp_path, name):
     line = refusal(images.read, tmp_path / name)
     assert line.startswith(f"{tmp_path / name}: ")
 
 
+@pytest.mark.fault
 @given(damaged(PNG, JPEG, BMP))
 def test_any_picture_gives_28x28_or_is_refused(content):
     with contextlib.suppress(UserError), warnings.catch_warnings(action="ignore"):
