@@ -51,7 +51,8 @@ def lower_bound(values: Sequence[float]) -> float:
 
 def _host(part: Mapping[str, Any]) -> str:
     about = part["host"]
-    versions = ", ".join(f"{name} {about[name]}" for name in ("python", *host.PACKAGES))
+    names = [name for name in ("python", *host.PACKAGES) if about.get(name)]
+    versions = ", ".join(f"{name} {about[name]}" for name in names)
     busiest = max(row["busy"] for row in part["rows"])
     lines = [
         f"{about['processor']} with {about['instructions']}, {about['cores']} cores, "
