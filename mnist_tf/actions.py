@@ -258,13 +258,14 @@ class StopOnSignal:
     """While entered, SIGINT and SIGTERM ask for an end; a second one ends at once.
 
     Args:
-      stop: called with the signal's name, from the signal handler.
+      stop: called with the signal's name, from the signal handler; says whether it
+        will end soon. If not, the handler that was there before is called.
 
     Attributes:
       signum: the signal that came; 0 if none.
     """
 
-    def __init__(self, stop: Callable[[str], None]) -> None:
+    def __init__(self, stop: Callable[[str], bool]) -> None:
         self.stop = stop
         self.signum = 0
 
@@ -279,11 +280,16 @@ class StopOnSignal:
         for signum, handler in self.before.items():
             signal.signal(signum, handler)
 
-    def _handle(self, signum: int, _: FrameType | None) -> None:
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.signum:
             os._exit(128 + signum)
-        self.signum = signum
-        self.stop(signal.Signals(signum).name)
+        if self.stop(signal.Signals(signum).name):
+            self.signum = signum
+            return
+        before = self.before[signal.Signals(signum)]
+        if not callable(before):
+            raise KeyboardInterrupt
+        before(signum, frame)
 
 
 def _clock(seconds: float) -> str:

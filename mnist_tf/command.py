@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import textwrap
+import threading
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import FrameType
@@ -15,6 +16,8 @@ from absl import flags
 
 from mnist_tf.config import SETTINGS
 from mnist_tf.errors import Interrupted, UserError, unknown_name
+
+_END_SECONDS = 1.5  # from a signal to the end, whatever goes on
 
 Values = dict[str, Any]
 T = TypeVar("T")
@@ -151,7 +154,18 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     0: done, or what `main` returns. 1: an error, told in one line. 128 more than the
     signal after SIGINT or SIGTERM.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    came: list[signal.Signals] = []
+
+    def interrupt(signum: int, _: FrameType | None) -> NoReturn:
+        came.append(signal.Signals(signum))
+        # Other people's code may swallow an exception, or make another one of it.
+        end = threading.Timer(_END_SECONDS, os._exit, [128 + signum])
+        end.daemon = True
+        end.start()
+        raise KeyboardInterrupt
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, interrupt)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started us
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (kept open)
@@ -165,15 +179,14 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         sys.stdout.flush()
     except UserError as error:
         _show_traceback_if_asked()
-        print(told(error), file=sys.stderr)
+        if not came:  # else it is only what the signal has become
+            print(told(error), file=sys.stderr)
         code = 1
     except Interrupted as error:
         print(error, file=sys.stderr)
         code = 128 + error.signum
-    except KeyboardInterrupt as error:
-        name = str(error) or "SIGINT"
-        print(f"{name}: ended; what was saved before is as it was", file=sys.stderr)
-        code = 128 + signal.Signals[name]
+    except KeyboardInterrupt:
+        code = 1
     except BrokenPipeError:
         # Whoever read our output has seen enough, as `head` does.
         _forget_output()
@@ -184,11 +197,13 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         _forget_output()
         code = 1
+    except Exception:
+        if not came:
+            raise
+    if came:
+        print(f"{came[0].name}: ended; what was saved is as it was", file=sys.stderr)
+        code = 128 + came[0]
     sys.exit(code)
-
-
-def _interrupt(signum: int, _: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt(signal.Signals(signum).name)
 
 
 def told(error: UserError) -> str:

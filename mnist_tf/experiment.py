@@ -205,10 +205,10 @@ def _fit(
         early.check()
         along.append(early)
 
-    def stop(signal: str) -> None:
-        if not trainer.running:  # nothing is lost that is not saved
-            raise KeyboardInterrupt(signal)
-        trainer.stop(signal)
+    def stop(signal: str) -> bool:
+        if trainer.running:  # else nothing is lost that is not saved
+            trainer.stop(signal)
+        return trainer.running
 
     with actions.StopOnSignal(stop) as signals:
         try:

@@ -161,7 +161,7 @@ def test_early_stopping_waits_as_long_as_it_is_told():
 def test_a_signal_asks_for_a_stop_and_the_old_handler_comes_back(signum):
     reasons = []
     before = signal.getsignal(signum)
-    with actions.StopOnSignal(reasons.append) as signals:
+    with actions.StopOnSignal(lambda name: not reasons.append(name)) as signals:
         os.kill(os.getpid(), signum)
     assert reasons == [signum.name]
     assert signals.signum == signum
@@ -173,7 +173,7 @@ def test_a_second_signal_ends_at_once(signum):
     code = f"""
 import os
 from mnist_tf.actions import StopOnSignal
-with StopOnSignal(lambda reason: None):
+with StopOnSignal(lambda reason: True):
     os.kill(os.getpid(), {int(signum)})
     print("still there", flush=True)
     os.kill(os.getpid(), {int(signum)})

@@ -141,7 +141,7 @@ def accuracy(predictor, pictures, labels):
 @pytest.fixture(scope="session")
 def predictor(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn")
-    flags = ["--flagfile=configs/base.cfg", "--dataset=sample", "--epochs=2"]
+    flags = ["--flagfile=configs/base.cfg", "--dataset=sample"]
     folders = [f"--model_dir={folder / 'out'}", f"--log_dir={folder / 'logs'}"]
     subprocess.run(
         [sys.executable, "train.py", *flags, *folders],
