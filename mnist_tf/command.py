@@ -186,7 +186,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         print(error, file=sys.stderr)
         code = 128 + error.signum
     except KeyboardInterrupt:
-        code = 1
+        came.append(signal.SIGINT)  # in case another handler raised it
     except BrokenPipeError:
         # Whoever read our output has seen enough, as `head` does.
         _forget_output()
