@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from mnist_tf import machine
+from mnist_tf.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,13 @@ def test_other_threads_are_refused_once_tensorflow_runs():
         ]
     )
     assert found[:5] == ["intra_op_threads,", "inter_op_threads:", "got", "2,", "1"]
+
+
+def test_what_does_not_fit_is_refused_with_the_numbers(tmp_path):
+    machine.check_memory(1, "the run")
+    machine.check_disk(tmp_path / "new", 1, "the run")
+    words = r"the run: needs about 1,073,741,824\.0 GiB of {}, [\d,.]+ are free"
+    with pytest.raises(UserError, match=words.format("memory")):
+        machine.check_memory(2**60, "the run")
+    with pytest.raises(UserError, match=words.format("disk")):
+        machine.check_disk(tmp_path / "new", 2**60, "the run")
