@@ -53,10 +53,11 @@ clean:  ## removes the environment and caches; models and logs stay
 	$(BIN)/pip install --quiet -e .
 	@touch $@
 
-.venv/installed-torture: .venv/installed  ## kills and resumes a run again and again
-	$(BIN)/python scripts/torture.py $(ARGS)
+.venv/installed-serve: .venv/bin/python setup.cfg
+	$(BIN)/pip install --quiet -e '.[serve]'
+	@touch .venv/installed $@
 
-bench: .venv/bin/python setup.cfg
+.venv/installed-bench: .venv/bin/python setup.cfg
 	$(BIN)/pip install --quiet -e '.[bench,serve]'
 	@touch .venv/installed $@
 
