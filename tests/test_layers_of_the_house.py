@@ -1,6 +1,10 @@
-"""Imports point one way, and what needs no TensorFlow imports none."""
+"""Imports point one way, and what needs no TensorFlow imports none.
+
+The README and the Makefile tell of the house as it is.
+"""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +52,23 @@ def imported(path):
 
 def test_every_module_has_its_floor():
     assert set().union(*FLOORS) == MODULES
+
+
+def test_the_readme_draws_each_module_on_its_floor():
+    drawing = (ROOT / "README.md").read_text("utf-8").split("\nmnist_tf/\n")[1]
+    floors = drawing.split("\n\n")[: len(FLOORS)]
+    assert [set(re.findall(r"(?m)^  (\w+)\.py ", each)) for each in floors] == FLOORS
+
+
+def test_every_target_of_the_makefile_can_be_made():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = re.findall(r"(?m)^(\w+):.*##", makefile)
+    assert set(targets) == set(re.findall(r"(?m)^\.PHONY: (.*)$", makefile)[0].split())
+    for target in targets:
+        done = subprocess.run(
+            ["make", "-n", target], cwd=ROOT, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, ""), target
 
 
 @pytest.mark.parametrize("floor", range(len(FLOORS)))
