@@ -22,7 +22,8 @@ COLOURS = {
 TITLES = {
     "sample": "base on 5,000 digits",
     "fit": "Keras example, fit, 15 epochs",
-    "fit_tuned": "Keras `fit`, no XLA, 50 steps a call",
+    "fit_onednn": "Keras `fit`, oneDNN on",
+    "fit_tuned": "Keras `fit`, oneDNN on, no XLA, 50 steps a call",
     "trainer": "our Trainer",
     "pytorch": "PyTorch, eager",
     "pytorch_tuned": "PyTorch, eager, channels last, fused Adam",
