@@ -18,7 +18,7 @@ import os
 
 __version__ = "0.1.0"
 
-# TensorFlow's faster kernels for Intel and AMD. By itself it takes them only where there
-# is AVX-512; with AVX2 they train the default network 2.5 times as fast (docs/speed.md).
-# It reads this when it is imported.
+# oneDNN's kernels. By itself TensorFlow takes them only where there is AVX-512; with
+# AVX2 alone they train the default network 2.5 times as fast (docs/speed.md). It reads
+# this when it is imported.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

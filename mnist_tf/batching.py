@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-_AT_ONCE_SECONDS = 2e-3  # the event loop may stand still as long
+_AT_ONCE_SECONDS = 5e-3  # the event loop may stand still as long
 
 Probabilities = Callable[[np.ndarray], np.ndarray]
 
@@ -89,8 +89,7 @@ class Batcher:
         """Answers what this turn of the event loop has gathered, or has it answered."""
         jobs, self._gathered = self._gathered, []
         seconds = self._seconds_an_image * sum(len(job.images) for job in jobs)
-        free = seconds <= _AT_ONCE_SECONDS and not self._waiting.qsize()
-        if free and self._model.acquire(blocking=False):
+        if seconds <= _AT_ONCE_SECONDS and self._model.acquire(blocking=False):
             try:
                 found = self._found(jobs)
             finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import signal
 import socket
@@ -63,6 +64,9 @@ def serve(
         header_timeout = header_seconds
         connection_limit = most_connections
 
+    # What is there by now stays: looking through it for garbage takes tens of ms.
+    gc.collect()
+    gc.freeze()
     config = uvicorn.Config(
         app,
         http=Protocol,
@@ -70,6 +74,7 @@ def serve(
         loop="uvloop",
         lifespan="on",
         access_log=False,
+        proxy_headers=False,
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=_END_SECONDS,  # type: ignore[arg-type]
@@ -114,6 +119,35 @@ class _Server(uvicorn.Server):
         self.drain_seconds = -1.0
 
 
+class _OneWrite:
+    """A transport that sends what is written in one turn of the event loop at once.
+
+    uvicorn writes headers and body one after the other; each would wake the client.
+    """
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._parts:
+            self._transport.write(b"".join(self._parts))
+            self._parts.clear()
+
+
 class _Protocol(HttpToolsProtocol):
     """HTTP over one connection whose headers must come, and soon, and be few."""
 
@@ -121,10 +155,11 @@ class _Protocol(HttpToolsProtocol):
     connection_limit: int
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        joined: Any = _OneWrite(transport, self.loop)
+        super().connection_made(joined)
         self._deadline: asyncio.TimerHandle | None = None
-        self._header_bytes = 0
         self._refused = False
+        self._begin_headers()
         self._expect_headers()
         if len(self.connections) > self.connection_limit:
             self._refuse(503, "too many connections; come again", "retry-after: 1\r\n")
@@ -136,16 +171,18 @@ class _Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        if self._deadline:
+        if self._in_headers:
             self._header_bytes += len(data)
         super().data_received(data)
-        if self._deadline and self._header_bytes > _HEADER_BYTES:
+        # A timer costs more than the headers of a request that is there as a whole.
+        if self._in_headers and self._header_bytes > _HEADER_BYTES:
             self._refuse_headers()
+        elif self._in_headers and not self._deadline:
+            self._expect_headers()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        if not self._deadline:
-            self._expect_headers()
+        self._begin_headers()
 
     def on_headers_complete(self) -> None:
         self._headers_are_there()
@@ -169,8 +206,11 @@ class _Protocol(HttpToolsProtocol):
         self._headers_are_there()
         super().shutdown()
 
-    def _expect_headers(self) -> None:
+    def _begin_headers(self) -> None:
+        self._in_headers = True
         self._header_bytes = 0
+
+    def _expect_headers(self) -> None:
         self._deadline = self.loop.call_later(
             self.header_timeout,
             self._refuse,
@@ -179,6 +219,7 @@ class _Protocol(HttpToolsProtocol):
         )
 
     def _headers_are_there(self) -> None:
+        self._in_headers = False
         if self._deadline:
             self._deadline.cancel()
             self._deadline = None

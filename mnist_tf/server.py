@@ -386,10 +386,12 @@ def _bytes(entries: list, image_shape: tuple[int, int]) -> np.ndarray | None:
         rows = [bytes(row) for image in entries for row in image]
     except (TypeError, ValueError):
         return None
-    found = np.frombuffer(b"".join(rows), np.uint8)
-    whole = all(len(image) == height for image in entries)
-    if not whole or any(len(row) != width for row in rows) or found.max() <= 1:
+    pixels = b"".join(rows)
+    whole = {len(image) for image in entries} == {height}
+    # Ones and zeros alone may be floats of 0..1.
+    if not whole or set(map(len, rows)) != {width} or not pixels.strip(b"\0\1"):
         return None
+    found = np.frombuffer(pixels, np.uint8)
     return found.reshape(len(entries), height, width)
 
 
