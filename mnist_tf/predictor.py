@@ -9,6 +9,7 @@ imported only when it is asked for.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import os
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from mnist_tf.errors import UserError
 RUNTIMES = ("auto", "litert", "tensorflow")
 
 _BATCH = 256  # images a call; more are no faster and need more memory
+_FEW = 16  # images that one thread answers as fast as all
 
 Probabilities = Callable[[np.ndarray], np.ndarray]
 Loaded = tuple[Probabilities, int]  # and the number of classes
@@ -145,13 +147,23 @@ def _litert(model: artifact.Artifact) -> Loaded:
     from ai_edge_litert.interpreter import Interpreter
 
     content = model.tflite()
+
+    @functools.cache
+    def runner(threads: int) -> Callable[..., dict[str, np.ndarray]]:
+        interpreter = Interpreter(model_content=content, num_threads=threads)
+        return interpreter.get_signature_runner("serve")
+
+    def probabilities(images: np.ndarray) -> np.ndarray:
+        # Waking other threads takes longer than they save on a few images.
+        few = len(images) <= _FEW
+        serve = runner(1 if few else os.cpu_count() or 1)
+        return serve(images=images)["probabilities"]
+
     try:
-        interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
-        serve = interpreter.get_signature_runner("serve")
-        classes = serve(images=_blank(model))["probabilities"].shape[-1]
+        classes = probabilities(_blank(model)).shape[-1]
     except (ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"{model.path}: LiteRT cannot load it ({error})") from error
-    return lambda images: serve(images=images)["probabilities"], classes
+    return probabilities, classes
 
 
 def _tensorflow(model: artifact.Artifact) -> Loaded:
