@@ -14,6 +14,7 @@ it; what is compared takes turns. Parts, and minutes on two cores:
     growth    speed and memory against batch size, width, images, epochs       (5)
     saves     what a save every five seconds costs                             (3)
     serving   serve.py beside LitServe over the same model                     (5)
+    labels    does every way to ask give the same labels?                      (2)
     repeat    the same command twice: are the weights the same?                (1)
     report    only writes tables and chart again
 
@@ -227,6 +228,16 @@ def _serving(data_dir: str) -> Rows:
         yield busy, {"name": "base", **json.loads(text)}
 
 
+def _labels(data_dir: str) -> Rows:
+    with tempfile.TemporaryDirectory() as folder:
+        model_dir = Path(folder) / "out"
+        _train(model_dir, "base", f"--data_dir={data_dir}")
+        busy = host.busy()
+        flags = [f"--model_dir={model_dir}", f"--data_dir={data_dir}"]
+        text = _call("-m", "benchmarks.labels", *flags)
+        yield busy, {"name": "base", **json.loads(text)}
+
+
 def _repeat(data_dir: str) -> Rows:
     with tempfile.TemporaryDirectory() as folder:
         states = []
@@ -250,6 +261,7 @@ PARTS: dict[str, Callable[[str], Rows]] = {
     "growth": _growth,
     "saves": _saves,
     "serving": _serving,
+    "labels": _labels,
     "repeat": _repeat,
 }
 

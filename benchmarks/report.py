@@ -280,6 +280,13 @@ def _serving(rows: Rows) -> str:
     return _table(heads, lines) + "\n\n" + _table("serve.py alone | ", rest)
 
 
+def _labels(rows: Rows) -> str:
+    found = rows[-1]
+    lines = [[way, str(count)] for way, count in found["differences"].items()]
+    heads = f"{found['images']:,} test images | labels that are not those of predict.py"
+    return _table(heads, lines)
+
+
 def _repeat(rows: Rows) -> str:
     lines = [[row["name"], str(row["arrays"]), str(row["same"])] for row in rows]
     heads = "the same command twice | arrays of the saved state | equal, bit for bit"
@@ -296,6 +303,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "growth": _growth,
     "saves": _saves,
     "serving": _serving,
+    "labels": _labels,
     "repeat": _repeat,
 }
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mnist_tf import checkpoints, command
+from mnist_tf import checkpoints, command, quiet
 from mnist_tf.artifact import CHECKPOINTS
 from mnist_tf.errors import UserError
 
@@ -243,6 +243,7 @@ def main(argv: Sequence[str]) -> None:
     given = command.parse(argv, FLAGS, __doc__ or "", lambda values: values)
     values = command.with_defaults(FLAGS, given)
     numbers = {name: int(value) for name, value in values.items()}
+    quiet.import_tensorflow()  # which reading the curves does
     with tempfile.TemporaryDirectory() as folder:
         torture(Path(folder), **numbers)
         measure_start(Path(folder))

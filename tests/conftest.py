@@ -1,7 +1,12 @@
 """What several tests share: data, and the line that a fault is refused with."""
 
+import fcntl
 import gzip
 import io
+import os
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +21,7 @@ from mnist_tf.errors import UserError
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
+ROOT = Path(__file__).parents[1]
 IDX_FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -118,3 +124,30 @@ def idx_folder(tmp_path, arrays):
 @pytest.fixture
 def digit(sample):
     return sample.test_images[0]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """What `train.py --flagfile=configs/base.cfg` says and leaves behind.
+
+    One run for all tests, whichever process they run in: read, but do not change it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, done = shared / "trained", shared / "trained.pickle"
+    with open(shared / "trained.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            flags = ["--flagfile=configs/base.cfg", "--dataset=sample"]
+            folders = [f"--model_dir={folder / 'out'}", f"--log_dir={folder / 'logs'}"]
+            ended = subprocess.run(
+                [sys.executable, "train.py", *flags, *folders],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+            )
+            done.write_bytes(pickle.dumps(ended))
+        ended = pickle.loads(done.read_bytes())
+    assert ended.returncode == 0, ended.stderr
+    return ended, folder

@@ -4,8 +4,6 @@ Test digits are drawn anew, large, with another pen, elsewhere on the page or on
 that a camera saw. The same model must read them nearly as well as the plain images.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -138,18 +136,9 @@ def accuracy(predictor, pictures, labels):
     return float((found == labels).mean())
 
 
-@pytest.fixture(scope="session")
-def predictor(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("drawn")
-    flags = ["--flagfile=configs/base.cfg", "--dataset=sample"]
-    folders = [f"--model_dir={folder / 'out'}", f"--log_dir={folder / 'logs'}"]
-    subprocess.run(
-        [sys.executable, "train.py", *flags, *folders],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    return Predictor(folder / "out")
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return Predictor(trained[1] / "out")
 
 
 @pytest.fixture(scope="module")

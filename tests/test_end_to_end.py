@@ -40,21 +40,6 @@ def ok(name, *arguments, **settings):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """What `train.py --flagfile=configs/base.cfg` leaves behind, with fewer epochs."""
-    folder = tmp_path_factory.mktemp("trained")
-    folders = [f"--model_dir={folder / 'out'}", f"--log_dir={folder / 'logs'}"]
-    done = ok(
-        "train",
-        "--flagfile=configs/base.cfg",
-        "--dataset=sample",
-        "--epochs=2",
-        *folders,
-    )
-    return done, folder
-
-
-@pytest.fixture(scope="module")
 def out(trained):
     return trained[1] / "out"
 
@@ -83,21 +68,20 @@ class TestTrain:
     def test_progress_is_all_that_standard_error_has(self, trained):
         lines = trained[0].stderr.splitlines()
         assert [line[:9] for line in lines if "validation" in line] == [
-            "epoch 1/2",
-            "epoch 2/2",
+            f"epoch {epoch}/4" for epoch in (1, 2, 3, 4)
         ]
         assert all(line.startswith("epoch ") for line in lines)
         assert all("images/s" in line and "left " in line for line in lines)
 
     def test_it_learns(self, metrics):
-        assert metrics["test"]["accuracy"] > 0.96
-        assert metrics["validation"]["accuracy"] > 0.96
+        assert metrics["test"]["accuracy"] > 0.97
+        assert metrics["validation"]["accuracy"] > 0.97
 
     def test_metrics_say_what_was_measured(self, metrics):
         assert metrics["dataset"] == "sample"
         assert metrics["parameters"] == 29_658
-        assert (metrics["epochs"], metrics["steps"]) == (2, 720)
-        assert [row["step"] for row in metrics["history"]] == [360, 720]
+        assert (metrics["epochs"], metrics["steps"]) == (4, 1440)
+        assert [row["step"] for row in metrics["history"]] == [360, 720, 1080, 1440]
         # On some processors base.cfg trains, and watches itself, in bfloat16.
         assert metrics["history"][-1]["validation_loss"] == pytest.approx(
             metrics["validation"]["loss"], rel=2**-7
@@ -105,13 +89,13 @@ class TestTrain:
         seconds = metrics["seconds"]
         assert seconds.keys() == {"data", "trace", "train", "evaluate", "export"}
         assert all(value > 0 for value in seconds.values())
-        rate = 720 * 128 / seconds["train"]
+        rate = 1440 * 128 / seconds["train"]
         assert metrics["images_per_second"] == pytest.approx(rate)
 
     def test_config_says_what_was_trained(self, out):
         config = json.loads((out / "config.json").read_text())
         assert config["schema_version"] == 1
-        assert config["config"]["epochs"] == 2
+        assert config["config"]["epochs"] == 4
         assert config["config"]["augment"] == "affine"
         assert config["dataset"]["name"] == "sample"
         assert config["dataset"]["sha256"] == datasets.load("sample").sha256
@@ -323,29 +307,12 @@ class TestPredict:
         assert (done.returncode, done.stderr) == (0, "")
 
 
-class TestSameAnswers:
-    def test_evaluate_agrees_with_training(self, out, metrics):
-        for runtime in ("litert", "tensorflow"):
-            text = ok("evaluate", f"--model_dir={out}", f"--runtime={runtime}").stdout
-            assert "data     sample, test, 500 images" in text
-            assert f"accuracy {metrics['test']['accuracy'] * 100:.2f} %" in text
-            assert f"loss     {metrics['test']['loss']:.4f}" in text
-
-    def test_arrays_pictures_and_both_runtimes_give_the_same_labels(
-        self, out, tmp_path
-    ):
-        images = datasets.load("sample").test_images
-        np.save(tmp_path / "all.npy", images)
-        (tmp_path / "pictures").mkdir()
-        for index, image in enumerate(images):
-            Image.fromarray(image).save(tmp_path / "pictures" / f"{index:03d}.png")
-        answers = [
-            list(predict(out, tmp_path / source, f"--runtime={runtime}").values())
-            for source in ("all.npy", "pictures")
-            for runtime in ("litert", "tensorflow")
-        ]
-        assert len(answers[0]) == 500
-        assert answers.count(answers[0]) == 4
+def test_evaluate_agrees_with_training(out, metrics):
+    for runtime in ("litert", "tensorflow"):
+        text = ok("evaluate", f"--model_dir={out}", f"--runtime={runtime}").stdout
+        assert "data     sample, test, 500 images" in text
+        assert f"accuracy {metrics['test']['accuracy'] * 100:.2f} %" in text
+        assert f"loss     {metrics['test']['loss']:.4f}" in text
 
 
 SMOKE = ["--flagfile=configs/smoke.cfg", "--augment=affine", "--dropout=0.2"]

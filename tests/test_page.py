@@ -82,23 +82,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("page")
-    subprocess.run(
-        [
-            sys.executable,
-            "train.py",
-            "--flagfile=configs/base.cfg",
-            "--dataset=sample",
-            "--epochs=2",
-            f"--model_dir={folder / 'out'}",
-            f"--log_dir={folder / 'logs'}",
-        ],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    return folder / "out"
+def model_dir(trained):
+    return trained[1] / "out"
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,20 @@ def b64(data):
     return {"b64": base64.b64encode(data).decode()}
 
 
+def test_every_way_to_ask_gives_the_same_labels(out):
+    """Through evaluate.py, predict.py and serve.py; the benchmark does it at length."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.labels", f"--model_dir={out}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    found = json.loads(done.stdout)
+    assert found["images"] == 500
+    assert len(found["differences"]) == 5
+    assert not any(found["differences"].values()), found
+
+
 class TestLikeTensorFlowServing:
     @pytest.mark.parametrize(
         ("path", "body", "key"),

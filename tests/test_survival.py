@@ -3,7 +3,9 @@
 `make torture` does the first of these at length.
 """
 
+import contextlib
 import json
+import os
 import random
 import re
 import resource
@@ -22,6 +24,7 @@ from scripts import torture
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ["--flagfile=configs/smoke.cfg", "--dropout=0.2", "--save_every=10"]
+STEPS_AN_EPOCH = 63  # 4,050 images in batches of 64, the last one not full
 TOO_STEEP = 3.0  # diverges; half of it learns
 STEEP = [
     "--dataset=sample", "--model=fc", "--num_layers=2", "--normalization=none",
@@ -119,7 +122,7 @@ def test_a_second_trainer_is_refused_and_the_first_unharmed(tmp_path, command, c
     # The lock of a dead process holds nobody back.
     assert (tmp_path / "out" / ".lock").exists()
     reached = saves(tmp_path)[0]
-    epochs = -(-int(reached.stem.partition("-")[2]) // 64) + 1
+    epochs = int(reached.stem.partition("-")[2]) // STEPS_AN_EPOCH + 1
     code, text = call(f"--epochs={epochs}", "--resume")
     assert code == 0, text
     assert not (tmp_path / "out" / ".lock").exists()
@@ -144,7 +147,31 @@ def left(tmp_path, finished):
 
 @pytest.mark.fault
 class TestNoRoom:
-    """A limit on the size of a file stands in for a disk that is full."""
+    """On a disk that is full, and under a limit on the size of a file."""
+
+    def test_a_disk_that_fills_up_on_the_way(self, tmp_path, command, call):
+        mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", tmp_path]
+        if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("only who may mount can make a small disk")
+        try:
+            process = subprocess.Popen(
+                command("--epochs=400"), cwd=ROOT, stderr=subprocess.PIPE, text=True
+            )
+            wait_for_a_save(tmp_path, process)
+            with contextlib.suppress(OSError), open(tmp_path / "other", "wb", 0) as file:
+                while True:
+                    file.write(bytes(1024))
+            _, text = process.communicate()
+            assert process.returncode == 1
+            line = last_line(text)
+            assert "No space left on device" in line
+            assert "go on with --resume" in line
+            (tmp_path / "other").unlink()
+            reached = checkpoints.load(tmp_path / "out" / "checkpoints")[1]["step"]
+            code, text = call("--resume", f"--epochs={reached // STEPS_AN_EPOCH + 1}")
+            assert code == 0, text
+        finally:
+            subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
     @pytest.mark.parametrize(
         ("flags", "file_bytes", "words"),

@@ -223,7 +223,7 @@ def test_a_restored_run_ends_with_the_same_bits(name, stop_at):
     make = functools.partial(
         make_trainer,
         name,
-        shape={"dropout": 0.3},
+        shape={"dropout": 0.3, "num_layers": 1},
         ema_decay=0.9,
         select="best",
         steps_per_look=1,
