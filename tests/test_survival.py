@@ -158,9 +158,10 @@ class TestNoRoom:
                 command("--epochs=400"), cwd=ROOT, stderr=subprocess.PIPE, text=True
             )
             wait_for_a_save(tmp_path, process)
-            with contextlib.suppress(OSError), open(tmp_path / "other", "wb", 0) as file:
-                while True:
-                    file.write(bytes(1024))
+            with open(tmp_path / "other", "wb", 0) as other:
+                with contextlib.suppress(OSError):
+                    while True:
+                        other.write(bytes(1024))
             _, text = process.communicate()
             assert process.returncode == 1
             line = last_line(text)
