@@ -158,10 +158,10 @@ class TestNoRoom:
                 command("--epochs=400"), cwd=ROOT, stderr=subprocess.PIPE, text=True
             )
             wait_for_a_save(tmp_path, process)
-            with open(tmp_path / "other", "wb", 0) as other:
-                with contextlib.suppress(OSError):
-                    while True:
-                        other.write(bytes(1024))
+            other = open(tmp_path / "other", "wb", 0)  # noqa: SIM115
+            with other, contextlib.suppress(OSError):
+                while True:
+                    other.write(bytes(1024))
             _, text = process.communicate()
             assert process.returncode == 1
             line = last_line(text)
