@@ -15,6 +15,7 @@ it; what is compared takes turns. Parts, and minutes on two cores:
     saves     what a save every five seconds costs                             (3)
     serving   serve.py beside LitServe over the same model                     (5)
     labels    does every way to ask give the same labels?                      (2)
+    drawn     are drawn and photographed digits read like MNIST's?             (2)
     repeat    the same command twice: are the weights the same?                (1)
     report    only writes tables and chart again
 
@@ -228,13 +229,14 @@ def _serving(data_dir: str) -> Rows:
         yield busy, {"name": "base", **json.loads(text)}
 
 
-def _labels(data_dir: str) -> Rows:
+def _asked(module: str, data_dir: str) -> Rows:
+    """What a module finds that asks the model of the default recipe."""
     with tempfile.TemporaryDirectory() as folder:
         model_dir = Path(folder) / "out"
         _train(model_dir, "base", f"--data_dir={data_dir}")
         busy = host.busy()
         flags = [f"--model_dir={model_dir}", f"--data_dir={data_dir}"]
-        text = _call("-m", "benchmarks.labels", *flags)
+        text = _call("-m", module, *flags)
         yield busy, {"name": "base", **json.loads(text)}
 
 
@@ -261,7 +263,8 @@ PARTS: dict[str, Callable[[str], Rows]] = {
     "growth": _growth,
     "saves": _saves,
     "serving": _serving,
-    "labels": _labels,
+    "labels": functools.partial(_asked, "benchmarks.labels"),
+    "drawn": functools.partial(_asked, "benchmarks.drawn"),
     "repeat": _repeat,
 }
 

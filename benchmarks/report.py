@@ -287,6 +287,17 @@ def _labels(rows: Rows) -> str:
     return _table(heads, lines)
 
 
+def _drawn(rows: Rows) -> str:
+    found = rows[-1]
+    plain = found["accuracy"]["plain"]
+    lines = [
+        [way.replace("_", " "), f"{100 * share:.1f}", f"{100 * (plain - share):.1f}"]
+        for way, share in found["accuracy"].items()
+    ]
+    heads = f"{found['images']:,} test digits | accuracy, % | points lost"
+    return _table(heads, lines)
+
+
 def _repeat(rows: Rows) -> str:
     lines = [[row["name"], str(row["arrays"]), str(row["same"])] for row in rows]
     heads = "the same command twice | arrays of the saved state | equal, bit for bit"
@@ -304,6 +315,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "saves": _saves,
     "serving": _serving,
     "labels": _labels,
+    "drawn": _drawn,
     "repeat": _repeat,
 }
 
