@@ -231,14 +231,24 @@ def _growth(rows: Rows) -> str:
 
 
 def _saves(rows: Rows) -> str:
-    reference = statistics.median(row["train"] for row in _named(rows, "0"))
+    """What is done between the steps: saves, curves and the terminal."""
+    reference = statistics.median(row["actions"] for row in _named(rows, "0"))
     lines = []
     for name in dict.fromkeys(row["name"] for row in rows):
-        seconds = [row["train"] for row in _named(rows, name)]
-        cost = statistics.median(seconds) / reference - 1
-        every = "never" if name == "0" else f"every {name} s"
-        lines.append([every, str(len(seconds)), _spread(seconds, ".1f"), f"{cost:.1%}"])
-    return _table("base.cfg, saved | n | seconds of training | cost", lines)
+        runs = _named(rows, name)
+        cost = [(row["actions"] - reference) / row["train"] for row in runs]
+        every = "each epoch" if name == "0" else f"every {name} s too"
+        lines.append(
+            [
+                every,
+                str(len(runs)),
+                _spread([row["train"] for row in runs], ".1f"),
+                _spread([row["actions"] for row in runs], ".2f"),
+                f"{statistics.median(cost):.1%}",
+            ]
+        )
+    heads = "base.cfg, saved | n | seconds of steps | between them | cost of the steps"
+    return _table(heads, lines)
 
 
 def _serving(rows: Rows) -> str:

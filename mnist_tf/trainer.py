@@ -86,7 +86,8 @@ class Trainer:
         self._steps_per_call = (
             1  # as many as `_LONGEST_CALL` allows, once that is known
         )
-        self.seconds = {"trace": 0.0, "train": 0.0, "evaluate": 0.0}
+        phases = ("trace", "train", "evaluate", "actions")
+        self.seconds = dict.fromkeys(phases, 0.0)
         with self.strategy.scope():
             optimizer.build(model.trainable_variables)
             # Over the epoch, or the evaluation, so far: loss, right answers, samples.
@@ -143,8 +144,10 @@ class Trainer:
                 progress = Progress(
                     look, epochs * steps_per_epoch, epoch, epochs, look == end, figures
                 )
+                clock = time.perf_counter()
                 for action in actions:
                     action(progress)
+                self.seconds["actions"] += time.perf_counter() - clock
         except _StoppedError:
             pass  # the next `fit` measures the epoch
         finally:
