@@ -37,8 +37,8 @@ PREDICT = "/v1/models/mnist:predict"
 PATIENCE = 60.0
 FLAGS = {
     "model_dir": command.Flag("out", "Folder of the model."),
-    "seconds": command.Flag("5", "Length of each measurement."),
-    "rounds": command.Flag("3", "How often both servers take turns."),
+    "seconds": command.Flag("3", "Length of each measurement."),
+    "rounds": command.Flag("6", "How often both servers take turns."),
     "requests": command.Flag("100000", "Requests of the long run."),
 }
 

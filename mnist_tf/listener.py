@@ -123,32 +123,36 @@ class _Server(uvicorn.Server):
 
 
 class _OneWrite:
-    """A transport that sends what is written in one turn of the event loop at once.
+    """A transport that sends two things written in a row at once.
 
     uvicorn writes headers and body one after the other; each would wake the client.
+    What is alone goes out in the next turn of the event loop.
     """
 
     def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
-        self._parts: list[bytes] = []
+        self._held = b""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        if not self._parts:
+        if self._held:
+            self._transport.write(self._held + data)
+            self._held = b""
+        else:
+            self._held = data
             self._loop.call_soon(self._flush)
-        self._parts.append(data)
 
     def close(self) -> None:
         self._flush()
         self._transport.close()
 
     def _flush(self) -> None:
-        if self._parts:
-            self._transport.write(b"".join(self._parts))
-            self._parts.clear()
+        if self._held:
+            self._transport.write(self._held)
+            self._held = b""
 
 
 class _Protocol(HttpToolsProtocol):

@@ -88,7 +88,7 @@ class Predictor:
             self._probabilities(images[start : start + _BATCH])
             for start in range(0, len(images), _BATCH)
         ]
-        return np.concatenate(parts)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def predict(
         self, images: np.ndarray, top_k: int = 1, reject_below: float = 0.0

@@ -168,7 +168,8 @@ class Server:
         slow = len(request.body) > _LARGE or b'"b64"' in request.body
         pictures, key = await self._read(read, slow)
         found = await self._ask(pictures)
-        self._count(found.argmax(axis=1).tolist())
+        # Counted when the answer is on its way.
+        asyncio.get_running_loop().call_soon(self._count, found)
         return as_json({key: found})
 
     async def predict_file(self, request: Request) -> Answer:
@@ -291,8 +292,9 @@ class Server:
                 f"{self.settings.most_waiting} requests wait already; come again"
             ) from None
 
-    def _count(self, found: list[int]) -> None:
+    def _count(self, probabilities: np.ndarray) -> None:
         labels = self.model.predictor.labels
+        found = probabilities.argmax(axis=1).tolist()
         for index in set(found):
             self.metrics.prediction(labels[index], found.count(index))
 
