@@ -55,6 +55,14 @@ def test_requirements_are_those_of_the_package():
     assert len(listed) == 12
 
 
+def test_the_dockerfile_is_without_fault():
+    hadolint = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run(
+        [hadolint, DEPLOY / "Dockerfile"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 def test_the_service_is_one_that_systemd_takes(tmp_path):
     analyze = shutil.which("systemd-analyze")
     if not analyze:
