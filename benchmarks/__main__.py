@@ -7,7 +7,7 @@ it; what is compared takes turns. Parts, and minutes on two cores:
 
     recipes   the quick recipes, several seeds, and the Keras example's fit   (12)
     accurate  the same for the recipes that take their time                   (35)
-    peers     one network with fit, with our Trainer and with PyTorch          (7)
+    peers     one network with fit, with our Trainer and with PyTorch          (9)
     networks  the other networks, one seed each                                (5)
     answers   prediction as a process, and in a warm one, on both runtimes     (4)
     steps     where the time of a training step goes, beside the limits        (2)
