@@ -34,6 +34,12 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "fault: something a user or a machine got wrong")
 
 
+def pytest_collection_modifyitems(items):
+    """The files that take minutes come first, so that no process waits at the end."""
+    slow = ("test_survival.py", "test_end_to_end.py", "test_trainer.py")
+    items.sort(key=lambda item: item.path.name not in slow)
+
+
 def pytest_terminal_summary(terminalreporter):
     """Counts the faults that were tried."""
     reports = {
