@@ -17,6 +17,7 @@ from benchmarks.host import numbers
 from mnist_tf import command, quiet
 from mnist_tf.config import Config
 
+SHARDS = 2  # as in base.cfg
 FLAGS = {
     "images": command.Flag(60_000, "Images to train on, drawn at random."),
     "batch_size": command.Flag(128, "Images a step."),
@@ -34,12 +35,13 @@ def main(argv: Sequence[str]) -> None:
     quiet.import_tensorflow()
     import tensorflow as tf
 
-    from mnist_tf import dataloader, model
+    from mnist_tf import dataloader, machine, model
     from mnist_tf.losses import cross_entropy
     from mnist_tf.optimizers import build_optimizer
     from mnist_tf.progress import Progress
     from mnist_tf.trainer import Trainer
 
+    machine.share_cores(SHARDS)
     tf.config.experimental.enable_op_determinism()
     tf.random.set_seed(1)
     generator = np.random.default_rng(1)
@@ -57,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
         model=network,
         optimizer=build_optimizer("adamw", 0.001, ema_decay=0.99),
         loss=cross_entropy,
+        shards=SHARDS,
     )
     memory: list[float] = []
     speeds: list[float] = []

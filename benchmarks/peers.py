@@ -8,7 +8,8 @@ The network and its settings are those of the Keras example "Simple MNIST convne
     fit             Keras's compile and fit, as in the example
     fit_onednn      the same with the kernels that our commands turn on
     fit_tuned       likewise, without XLA and with 50 steps a call
-    trainer         our Trainer, pipeline and fused Adam, repeatable operations
+    trainer         our Trainer, pipeline and fused Adam, repeatable operations, each
+                    batch in two shards as in our recipes
     pytorch         PyTorch, eager, tensors in memory
     pytorch_tuned   the same with channels last, as its kernels prefer, and fused Adam
 
@@ -33,6 +34,7 @@ from mnist_tf import command, datasets, quiet
 from mnist_tf.errors import UserError, unknown_name
 
 BATCH_SIZE = 128
+SHARDS = 2
 TRAINED_ON = 54_000  # as the example's validation_split=0.1 leaves
 FLAGS = {
     "data_dir": command.Flag("", "Folder with all of MNIST."),
@@ -148,13 +150,14 @@ def _trainer(data: datasets.Dataset, epochs: int, seed: int) -> Trained:
     import keras
     import tensorflow as tf
 
-    from mnist_tf import dataloader
+    from mnist_tf import dataloader, machine
     from mnist_tf.losses import cross_entropy
     from mnist_tf.optimizers import build_optimizer
     from mnist_tf.progress import Progress
     from mnist_tf.trainer import Trainer
 
     keras.utils.set_random_seed(seed)
+    machine.share_cores(SHARDS)
     tf.config.experimental.enable_op_determinism()
     scale = keras.layers.Rescaling(1 / 255)
     model = keras.Sequential([keras.Input((28, 28, 1)), scale, *_layers(None)])
@@ -170,7 +173,9 @@ def _trainer(data: datasets.Dataset, epochs: int, seed: int) -> Trained:
         seed=seed,
         stop=epochs * steps,
     )
-    trainer = Trainer(model=model, optimizer=optimizer, loss=cross_entropy)
+    trainer = Trainer(
+        model=model, optimizer=optimizer, loss=cross_entropy, shards=SHARDS
+    )
 
     def at_the_end(progress: Progress) -> None:
         if progress.epoch_done:

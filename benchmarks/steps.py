@@ -6,12 +6,14 @@ Prints one JSON object with
   limits        GFLOP/s of the machine: a large matrix product, and a convolution of
                 many channels, forward and its two gradients together
   convolutions  ms that the step's own convolutions and dense layer take by themselves,
-                one after the other, forward and gradients
+                one after the other, forward and gradients, each on all shards at a time
   flop          floating-point operations of these, a step
   forward, gradients, update, step
                 ms of the loss alone; with its gradients; with the optimizer's update;
                 and of the whole step as the trainer runs it, batches included
   batch         ms that the pipeline takes for a batch when nothing else runs
+
+Limits and convolutions are computed as the step is: in as many shards side by side.
 """
 
 import contextlib
@@ -80,8 +82,7 @@ def _measure(config: Config, trainer: Any, split: Any) -> dict[str, Any]:
     variables = trainer.model.trainable_variables
 
     def loss() -> tf.Tensor:
-        logits = trainer.model(held[0], training=True)
-        return tf.reduce_mean(trainer.loss(held[1], logits))
+        return tf.reduce_mean(trainer.loss(held[1], trainer.outputs(held[0])))
 
     def gradients() -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
@@ -102,13 +103,13 @@ def _measure(config: Config, trainer: Any, split: Any) -> dict[str, Any]:
         "step": _median(steps) / STEPS,
         "batch": _median(lambda: next(batches), STEPS),
     }
-    own, flop = _convolutions(trainer.model, held[0])
+    own, flop = _convolutions(trainer.model, held[0], config.shards)
     return measured | {
         "convolutions": own,
         "flop": flop,
         "batch_size": config.batch_size,
         "precision": config.precision,
-        "limits": _limits(config.precision),
+        "limits": _limits(config.precision, config.shards),
     }
 
 
@@ -136,7 +137,7 @@ def _graph_median(body: Callable[[], Any], calls: int = STEPS) -> float:
     return _median(tf.function(body), calls) - empty
 
 
-def _convolutions(model: Any, images: Any) -> tuple[float, int]:
+def _convolutions(model: Any, images: Any, shards: int) -> tuple[float, int]:
     """Milliseconds and operations of a ConvNet's kernels, each by itself."""
     import keras
     import tensorflow as tf
@@ -153,9 +154,10 @@ def _convolutions(model: Any, images: Any) -> tuple[float, int]:
         kernel = tf.cast(layer.kernel, layer.compute_dtype)
         inputs = tf.cast(tf.random.normal(shape), layer.compute_dtype)
         if isinstance(layer, keras.layers.Dense):
-            calls, operations = _dense(inputs, kernel)
+            calls, operations = _dense(inputs, kernel, shards)
         else:
-            calls, operations = _convolution(inputs, kernel, layer.padding.upper())
+            padding = layer.padding.upper()
+            calls, operations = _convolution(inputs, kernel, padding, shards)
         if index == 0:  # nobody asks for the gradient of the images
             calls = [calls[0], calls[2]]
         milliseconds += sum(_graph_median(call) for call in calls)
@@ -163,47 +165,78 @@ def _convolutions(model: Any, images: Any) -> tuple[float, int]:
     return milliseconds, flop
 
 
-def _convolution(inputs: Any, kernel: Any, padding: str) -> tuple[list[Callable], int]:
+def _side_by_side(call: Callable, *arguments: Any, shards: int) -> Callable:
+    """The call on all shards of its arguments."""
+    import tensorflow as tf
+
+    parts = [tf.split(each, shards) for each in arguments]
+    return lambda: [call(*part) for part in zip(*parts, strict=True)]
+
+
+def _convolution(
+    inputs: Any, kernel: Any, padding: str, shards: int
+) -> tuple[list[Callable], int]:
     """Forward, gradient of the inputs, gradient of the kernel; operations of each."""
     import tensorflow as tf
 
     outputs = tf.nn.conv2d(inputs, kernel, 1, padding)
     common = {"strides": [1] * 4, "padding": padding}
+
+    def forward(x: Any) -> Any:
+        return tf.nn.conv2d(x, kernel, 1, padding)
+
+    def of_inputs(x: Any, y: Any) -> Any:
+        return tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=x.shape, filter=kernel, out_backprop=y, **common
+        )
+
+    def of_kernel(x: Any, y: Any) -> Any:
+        return tf.raw_ops.Conv2DBackpropFilter(
+            input=x, filter_sizes=kernel.shape, out_backprop=y, **common
+        )
+
     calls = [
-        lambda: tf.nn.conv2d(inputs, kernel, 1, padding),
-        lambda: tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=inputs.shape, filter=kernel, out_backprop=outputs, **common
-        ),
-        lambda: tf.raw_ops.Conv2DBackpropFilter(
-            input=inputs, filter_sizes=kernel.shape, out_backprop=outputs, **common
-        ),
+        _side_by_side(forward, inputs, shards=shards),
+        _side_by_side(of_inputs, inputs, outputs, shards=shards),
+        _side_by_side(of_kernel, inputs, outputs, shards=shards),
     ]
     positions = outputs.shape[0] * outputs.shape[1] * outputs.shape[2]
     return calls, 2 * positions * int(tf.size(kernel))
 
 
-def _dense(inputs: Any, kernel: Any) -> tuple[list[Callable], int]:
+def _dense(inputs: Any, kernel: Any, shards: int) -> tuple[list[Callable], int]:
     import tensorflow as tf
 
     outputs = tf.matmul(inputs, kernel)
+
+    def forward(x: Any) -> Any:
+        return tf.matmul(x, kernel)
+
+    def of_inputs(y: Any) -> Any:
+        return tf.matmul(y, kernel, transpose_b=True)
+
+    def of_kernel(x: Any, y: Any) -> Any:
+        return tf.matmul(x, y, transpose_a=True)
+
     calls = [
-        lambda: tf.matmul(inputs, kernel),
-        lambda: tf.matmul(outputs, kernel, transpose_b=True),
-        lambda: tf.matmul(inputs, outputs, transpose_a=True),
+        _side_by_side(forward, inputs, shards=shards),
+        _side_by_side(of_inputs, outputs, shards=shards),
+        _side_by_side(of_kernel, inputs, outputs, shards=shards),
     ]
     return calls, 2 * inputs.shape[0] * int(tf.size(kernel))
 
 
-def _limits(dtype: str) -> dict[str, float]:
+def _limits(dtype: str, shards: int) -> dict[str, float]:
     """GFLOP/s of a product of 2,048 x 2,048 and of a convolution of 128 channels."""
     import tensorflow as tf
 
     size, calls = 2048, 4
     square = tf.cast(tf.random.normal([size, size]), dtype)
-    product = _graph_median(lambda: tf.matmul(square, square), calls)
+    multiply = _side_by_side(lambda x: tf.matmul(x, square), square, shards=shards)
+    product = _graph_median(multiply, calls)
     inputs = tf.cast(tf.random.normal([128, 14, 14, 128]), dtype)
     kernel = tf.cast(tf.random.normal([3, 3, 128, 128]), dtype)
-    kinds, operations = _convolution(inputs, kernel, "SAME")
+    kinds, operations = _convolution(inputs, kernel, "SAME", shards)
     each = [_graph_median(call, calls) for call in kinds]
     return {
         "product": 2 * size**3 / product / 1e6,

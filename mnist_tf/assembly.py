@@ -26,6 +26,8 @@ _LARGE_BATCH = 512  # images
 def prepare(config: Config) -> Config:
     """Sets the threads, and says what `auto` stands for on this computer."""
     machine.use_threads(config.intra_op_threads, config.inter_op_threads)
+    if config.shards > 1:
+        machine.share_cores(config.shards)
     if config.precision != "auto":
         return config
     return dataclasses.replace(config, precision=machine.fastest_precision())
@@ -54,10 +56,11 @@ def split(config: Config, dataset: Dataset, replicas: int) -> dict[str, tuple]:
             f"validation_split: got {config.validation_split}, which is none of the "
             f"{len(labels)} training images; raise it, or set it to 0"
         )
-    if config.batch_size % replicas:
+    parts = replicas * config.shards
+    if config.batch_size % parts:
         raise UserError(
-            f"batch_size: got {config.batch_size}, which {replicas} devices cannot "
-            "share equally; give a multiple"
+            f"batch_size: got {config.batch_size}; give a multiple of {parts}, as "
+            f"{config.shards} shards on {replicas} devices share it equally"
         )
     if config.gradient_clip and replicas > 1:
         raise UserError(
@@ -137,6 +140,7 @@ def build_trainer(
         strategy=strategy,
         select=config.select,
         steps_per_look=min(config.log_every, config.save_every or config.log_every),
+        shards=config.shards,
     )
     trainer.seconds["trace"] += time.perf_counter() - clock
     return trainer

@@ -1,5 +1,6 @@
 """What this computer can do, and how much of it TensorFlow may use."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -56,6 +57,26 @@ def use_threads(intra_op: int, inter_op: int) -> None:
             f"intra_op_threads, inter_op_threads: got {intra_op}, {inter_op} where "
             f"TensorFlow already runs with {current[0]}, {current[1]}; start anew"
         ) from error
+
+
+def share_cores(shards: int) -> None:
+    """Gives each of the shards of a batch a thread, and the operations in it its cores.
+
+    What `use_threads` has set stays, and so does all of it once TensorFlow runs: the
+    shards are then no faster than the whole.
+
+    Args:
+      shards: how many parts of a batch are computed side by side.
+    """
+    threading = tf.config.threading
+    try:
+        if not threading.get_intra_op_parallelism_threads():
+            cores = os.cpu_count() or 1
+            threading.set_intra_op_parallelism_threads(max(1, cores // shards))
+        if not threading.get_inter_op_parallelism_threads():
+            threading.set_inter_op_parallelism_threads(shards)
+    except RuntimeError:
+        return  # it runs
 
 
 def check_memory(needed: int, what: str) -> None:
