@@ -39,9 +39,8 @@ def write(found: Mapping[str, Any], output: Path) -> None:
         if name in found
     ]
     (output / "results.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
-    parts = [found[name]["rows"] for name in ("recipes", "accurate") if name in found]
-    if parts:
-        chart([row for rows in parts for row in rows], output / "chart.png")
+    if "recipes" in found:
+        chart(found["recipes"]["rows"], output / "chart.png")
 
 
 def lower_bound(values: Sequence[float]) -> float:
@@ -316,7 +315,6 @@ def _repeat(rows: Rows) -> str:
 
 TABLES: dict[str, Callable[[Rows], str]] = {
     "recipes": _recipes,
-    "accurate": _recipes,
     "peers": _peers,
     "networks": _networks,
     "answers": _answers,

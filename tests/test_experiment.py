@@ -156,6 +156,11 @@ def test_threads_reach_tensorflow(run):
         run(intra_op_threads=7)  # in a process where it already runs with others
 
 
+def test_shards_that_cannot_share_the_batch_are_refused(run):
+    with pytest.raises(UserError, match="batch_size: got 450; give a multiple of 4"):
+        run(shards=4)
+
+
 def test_shifts_can_be_added_to_a_finished_run(run):
     plain = run(save_every=5)
     shifted = run(save_every=5, resume=True, test_shift=1)
@@ -188,6 +193,7 @@ def test_saves_come_as_often_as_asked(run, tmp_path):
         {"dropout": 0.5},
         {"normalization": "none"},
         {"batch_size": 400},
+        {"shards": 2},
         {"precision": "bfloat16"},
     ],
 )

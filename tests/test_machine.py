@@ -1,5 +1,6 @@
 """What the processor says it can do, and threads that are set before they start."""
 
+import os
 import subprocess
 import sys
 
@@ -63,6 +64,19 @@ def test_other_threads_are_refused_once_tensorflow_runs():
         ]
     )
     assert found[:5] == ["intra_op_threads,", "inter_op_threads:", "got", "2,", "1"]
+
+
+def test_shards_share_the_cores_unless_the_threads_are_set():
+    threads = "tf.config.threading.get_{}_op_parallelism_threads()"
+    show = f"print({threads.format('intra')}, {threads.format('inter')})"
+    cores = os.cpu_count()
+    shared = [str(max(1, cores // 2)), "2"]
+    assert in_a_process(["machine.share_cores(2)", "tf.zeros(1)", show]) == shared
+    many = in_a_process([f"machine.share_cores({cores + 1})", show])
+    assert many == ["1", str(cores + 1)]
+    found = in_a_process(["machine.use_threads(7, 5)", "machine.share_cores(2)", show])
+    assert found == ["7", "5"]
+    assert in_a_process(["tf.zeros(1)", "machine.share_cores(2)", show]) == ["0", "0"]
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers(tmp_path):

@@ -273,6 +273,34 @@ def test_a_state_of_another_model_is_refused():
         make_trainer("fc").restore(arrays, record)
 
 
+@pytest.mark.parametrize("name", ["fc", "rnn"])
+def test_shards_learn_what_the_whole_batch_learns(name):
+    # Batch normalisation would see half a batch in each.
+    plain = {"normalization": "none"}
+    whole, halves = (
+        fit(make_trainer(name, shape=plain, shards=shards)) for shards in (1, 2)
+    )
+    for one, other in zip(
+        whole.model.get_weights(), halves.model.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-3)
+    for key in ("loss", "accuracy"):
+        assert halves.history[-1][key] == pytest.approx(whole.history[-1][key], 1e-3)
+
+
+def test_batch_normalisation_sees_one_shard_at_a_time():
+    images = data(16)[0][..., np.newaxis]
+    one, other = make_trainer("cnn"), make_trainer("cnn", shards=2)
+    together = np.concatenate(
+        [one.model(half, training=True) for half in (images[:8], images[8:])]
+    )
+    np.testing.assert_allclose(other.outputs(images), together, atol=1e-5)
+    for a, b in zip(one.model.get_weights(), other.model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    whole = make_trainer("cnn").outputs(images)
+    assert np.abs(whole - together).max() > 1e-3
+
+
 def test_two_replicas_learn_what_one_device_learns():
     # In a process of its own: devices can only be divided before they are used.
     code = """
