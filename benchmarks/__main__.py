@@ -5,7 +5,7 @@
 Each figure comes from a process of its own, one after the other, as a user would start
 it; what is compared takes turns. Parts, and minutes on two cores:
 
-    recipes   our recipes, several seeds, and the Keras example's fit         (80)
+    recipes   our recipes, several seeds, and the Keras example's fit         (90)
     peers     one network with fit, with our Trainer and with PyTorch          (9)
     networks  the other networks, one seed each                                (5)
     answers   prediction as a process, and in a warm one, on both runtimes     (4)
@@ -182,12 +182,12 @@ def _answers(data_dir: str) -> Rows:
 
 def _steps(data_dir: str) -> Rows:
     # Emulated, bfloat16 says nothing.
-    computed = host.describe()["instructions"].endswith("bf16")
+    computed = host.describe()["instructions"] in ("amx_bf16", "avx512_bf16")
     precisions = ("float32", "bfloat16") if computed else ("float32",)
-    for precision, switch in itertools.product(
-        precisions, ("--deterministic", "--nodeterministic")
+    for precision, other in itertools.product(
+        precisions, ("", "--shards=1", "--nodeterministic")
     ):
-        flags = [f"--precision={precision}", switch]
+        flags = [f"--precision={precision}", *([other] if other else [])]
         busy = host.busy()
         text = _call("-m", "benchmarks.steps", f"--data_dir={data_dir}", *flags)
         yield busy, {"name": " ".join(flags), **json.loads(text)}

@@ -36,6 +36,7 @@ FLAGS = {
     "data_dir": command.Flag("", "Folder with all of MNIST."),
     "recipe": command.Flag("base", "Name of the flag file in configs/."),
     "precision": command.Flag("", "In place of the recipe's."),
+    "shards": command.Flag("", "Likewise."),
     "deterministic": command.Flag(True, "Repeatable operations.", switch=True),
 }
 
@@ -46,6 +47,8 @@ def main(argv: Sequence[str]) -> None:
         FLAGS, command.parse(argv, FLAGS, __doc__ or "", lambda given: given)
     )
     line = ["", f"--flagfile=configs/{values['recipe']}.cfg"]
+    given = [name for name in ("precision", "shards") if values[name]]
+    line += [f"--{name}={values[name]}" for name in given]
     config = command.parse(line, command.config_flags(), "", Config.from_strings)
     if config.model != "cnn":
         raise UserError(f"recipe: got {values['recipe']!r}; give one of cnn")
@@ -55,10 +58,7 @@ def main(argv: Sequence[str]) -> None:
     from mnist_tf import assembly
 
     config = dataclasses.replace(
-        config,
-        precision=values["precision"] or config.precision,
-        data_dir=values["data_dir"],
-        validation_split=0.0,
+        config, data_dir=values["data_dir"], validation_split=0.0
     )
     config = assembly.prepare(config)
     data = datasets.load("mnist", config.data_dir)

@@ -3,6 +3,9 @@
 import dataclasses
 import functools
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -154,6 +157,22 @@ def test_an_epoch_may_end_before_all_images_were_seen(run):
 def test_threads_reach_tensorflow(run):
     with pytest.raises(UserError, match="intra_op_threads, inter_op_threads: got 7, 0"):
         run(intra_op_threads=7)  # in a process where it already runs with others
+
+
+def test_a_run_in_shards_shares_the_cores_among_them():
+    # In a process of its own, where TensorFlow has not started.
+    threading = "tf.config.threading.get_{}_op_parallelism_threads()"
+    code = "\n".join(
+        [
+            "import tensorflow as tf",
+            "from mnist_tf import assembly",
+            "from mnist_tf.config import Config",
+            "assembly.prepare(Config(shards=2))",
+            f"print({threading.format('intra')}, {threading.format('inter')})",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == [str(max(1, (os.cpu_count() or 1) // 2)), "2"]
 
 
 def test_shards_that_cannot_share_the_batch_are_refused(run):

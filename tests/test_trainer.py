@@ -273,13 +273,10 @@ def test_a_state_of_another_model_is_refused():
         make_trainer("fc").restore(arrays, record)
 
 
-@pytest.mark.parametrize("name", ["fc", "rnn"])
-def test_shards_learn_what_the_whole_batch_learns(name):
+def test_shards_learn_what_the_whole_batch_learns():
     # Batch normalisation would see half a batch in each.
     plain = {"normalization": "none"}
-    whole, halves = (
-        fit(make_trainer(name, shape=plain, shards=shards)) for shards in (1, 2)
-    )
+    whole, halves = (fit(make_trainer(shape=plain, shards=count)) for count in (1, 2))
     for one, other in zip(
         whole.model.get_weights(), halves.model.get_weights(), strict=True
     ):
