@@ -39,8 +39,9 @@ def write(found: Mapping[str, Any], output: Path) -> None:
         if name in found
     ]
     (output / "results.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
-    if "recipes" in found:
-        chart(found["recipes"]["rows"], output / "chart.png")
+    parts = [found[name]["rows"] for name in ("recipes", "best") if name in found]
+    if parts:
+        chart([row for rows in parts for row in rows], output / "chart.png")
 
 
 def lower_bound(values: Sequence[float]) -> float:
@@ -315,6 +316,7 @@ def _repeat(rows: Rows) -> str:
 
 TABLES: dict[str, Callable[[Rows], str]] = {
     "recipes": _recipes,
+    "best": _recipes,
     "peers": _peers,
     "networks": _networks,
     "answers": _answers,
