@@ -345,13 +345,15 @@ def chart(rows: Rows, path: Path) -> None:
     for name in dict.fromkeys(row["name"] for row in rows):
         seconds, percent = zip(*map(_end, _named(rows, name)), strict=True)
         axes.scatter(seconds, percent, color=COLOURS[name], s=26, zorder=3)
+        # The curves of fit come to its dots from below.
+        above = name == "fit"
         axes.annotate(
             TITLES.get(name, f"{name}.cfg"),
-            (statistics.median(seconds), min(percent)),
-            xytext=(0, -9),
+            (statistics.median(seconds), max(percent) if above else min(percent)),
+            xytext=(0, 9 if above else -9),
             textcoords="offset points",
-            ha="center",
-            va="top",
+            ha="right" if above else "center",
+            va="bottom" if above else "top",
             color=COLOURS[name],
             fontsize=9,
         )
