@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.host import numbers
 from mnist_tf import command, quiet
 from mnist_tf.config import Config
+from mnist_tf.errors import UserError
 
 SHARDS = 2  # as in base.cfg
 FLAGS = {
@@ -81,6 +82,9 @@ def main(argv: Sequence[str]) -> None:
 def _checked(values: command.Values) -> command.Values:
     given = command.with_defaults(FLAGS, values)
     given = numbers(given, "images", "batch_size", "steps", "epochs")
+    if given["batch_size"] % SHARDS:
+        got = given["batch_size"]
+        raise UserError(f"batch_size: got {got}; give a multiple of {SHARDS}")
     return given | {
         "filters": Config.from_strings({"filters": given["filters"]}).filters
     }

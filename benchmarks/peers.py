@@ -1,4 +1,4 @@
-"""One network, four ways to train it: `python -m benchmarks.peers fit --epochs=15`.
+"""One network, six ways to train it: `python -m benchmarks.peers fit --epochs=15`.
 
 The network and its settings are those of the Keras example "Simple MNIST convnet"
 (F. Chollet, keras.io/examples/vision/mnist_convnet): two 3x3 convolutions with 32 and

@@ -36,7 +36,7 @@ FLAGS = {
     "data_dir": command.Flag("", "Folder with all of MNIST."),
     "recipe": command.Flag("base", "Name of the flag file in configs/."),
     "precision": command.Flag("", "In place of the recipe's."),
-    "shards": command.Flag("", "Likewise."),
+    "shards": command.Flag("", "In place of the recipe's."),
     "deterministic": command.Flag(True, "Repeatable operations.", switch=True),
 }
 

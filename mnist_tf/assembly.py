@@ -45,7 +45,8 @@ def split(config: Config, dataset: Dataset, replicas: int) -> dict[str, tuple]:
       (images uint8 [n, H, W], labels int64 [n]) by the name of the split.
 
     Raises:
-      UserError: the batch or the validation split does not fit the data or devices.
+      UserError: the batch or the validation split does not fit the data, the shards
+        or the devices.
     """
     images, labels = dataset.train_images, dataset.train_labels
     train, validation = dataloader.split_validation(
@@ -59,8 +60,8 @@ def split(config: Config, dataset: Dataset, replicas: int) -> dict[str, tuple]:
     parts = replicas * config.shards
     if config.batch_size % parts:
         raise UserError(
-            f"batch_size: got {config.batch_size}; give a multiple of {parts}, as "
-            f"{config.shards} shards on {replicas} devices share it equally"
+            f"batch_size: got {config.batch_size}, no multiple of {parts} (shards "
+            "times devices); give one, or fewer shards"
         )
     if config.gradient_clip and replicas > 1:
         raise UserError(

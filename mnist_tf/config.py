@@ -122,8 +122,8 @@ class Config:
         _TRAINING, limits=_AT_LEAST_1)
     shards: int = _setting(
         1, "Equal parts of each batch that go through the network side by side, each "
-        "with its share of the processor's cores: faster where operations are small. "
-        "Batch normalisation sees one part at a time.",
+        "with its share of the cores: faster where operations are small. Batch "
+        "normalisation sees one part at a time, and measuring has the cores of one.",
         _TRAINING, limits=("from 1 to 64", lambda value: 1 <= value <= 64))
     epochs: int = _setting(
         4, "Epochs to train; validation follows each.", _TRAINING, limits=_AT_LEAST_1)

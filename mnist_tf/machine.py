@@ -60,10 +60,11 @@ def use_threads(intra_op: int, inter_op: int) -> None:
 
 
 def share_cores(shards: int) -> None:
-    """Gives each of the shards of a batch a thread, and the operations in it its cores.
+    """Divides the cores among the shards of a batch: a thread runs each of them.
 
-    What `use_threads` has set stays, and so does all of it once TensorFlow runs: the
-    shards are then no faster than the whole.
+    An operation then has as many threads as one shard has cores, those of an evaluation
+    too. Threads that are set already stay. Once TensorFlow runs nothing changes, and
+    shards are no faster than the whole.
 
     Args:
       shards: how many parts of a batch are computed side by side.
@@ -71,8 +72,7 @@ def share_cores(shards: int) -> None:
     threading = tf.config.threading
     try:
         if not threading.get_intra_op_parallelism_threads():
-            cores = os.cpu_count() or 1
-            threading.set_intra_op_parallelism_threads(max(1, cores // shards))
+            threading.set_intra_op_parallelism_threads(max(1, _cores() // shards))
         if not threading.get_inter_op_parallelism_threads():
             threading.set_inter_op_parallelism_threads(shards)
     except RuntimeError:
@@ -112,3 +112,10 @@ def check_disk(folder: Path, needed: int, what: str) -> None:
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:,.3f}" if size < 2**30 else f"{size / 2**30:,.1f}"
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not everywhere
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -51,7 +51,8 @@ class Trainer:
       steps_per_look: actions are called at its multiples within each epoch.
       shards: equal parts of each batch that go through the network side by side; batch
         normalisation sees one at a time. With threads for that (`machine.share_cores`)
-        a step of small operations is faster, as none has to be shared out itself.
+        a step of small operations is faster, as none has to be split over threads.
+        Every batch must be a multiple of it.
 
     Attributes:
       step: steps made so far.
@@ -183,6 +184,8 @@ class Trainer:
 
     def outputs(self, images: tf.Tensor) -> tf.Tensor:
         """The network's answers to a training batch, shard by shard, as one tensor."""
+        if self.shards == 1:
+            return self.model(images, training=True)
         shards = tf.split(images, self.shards)
         return tf.concat([self.model(part, training=True) for part in shards], 0)
 

@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[1]
 RUN = (
     "--flagfile=configs/smoke.cfg", "--augment=affine", "--dropout=0.2",
     "--ema_decay=0.9", "--select=best", "--log_every=10", "--save_every=10",
+    "--shards=2",
 )  # fmt: skip
 PATIENCE = 300  # seconds that anything may take
 SOON = 2.0  # seconds from SIGTERM to the end

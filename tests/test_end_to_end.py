@@ -316,7 +316,9 @@ def test_evaluate_agrees_with_training(out, metrics):
         assert f"loss     {metrics['test']['loss']:.4f}" in text
 
 
-SMOKE = ["--flagfile=configs/smoke.cfg", "--augment=affine", "--dropout=0.2"]
+SMOKE = [
+    "--flagfile=configs/smoke.cfg", "--augment=affine", "--dropout=0.2", "--shards=2"
+]  # fmt: skip
 
 
 def weights(out):

@@ -69,7 +69,7 @@ def test_other_threads_are_refused_once_tensorflow_runs():
 def test_shards_share_the_cores_unless_the_threads_are_set():
     threads = "tf.config.threading.get_{}_op_parallelism_threads()"
     show = f"print({threads.format('intra')}, {threads.format('inter')})"
-    cores = os.cpu_count()
+    cores = len(os.sched_getaffinity(0))
     shared = [str(max(1, cores // 2)), "2"]
     assert in_a_process(["machine.share_cores(2)", "tf.zeros(1)", show]) == shared
     many = in_a_process([f"machine.share_cores({cores + 1})", show])
@@ -77,6 +77,9 @@ def test_shards_share_the_cores_unless_the_threads_are_set():
     found = in_a_process(["machine.use_threads(7, 5)", "machine.share_cores(2)", show])
     assert found == ["7", "5"]
     assert in_a_process(["tf.zeros(1)", "machine.share_cores(2)", show]) == ["0", "0"]
+    # Only the cores that the process may use count.
+    fewer = ["import os", "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])"]
+    assert in_a_process([*fewer, "machine.share_cores(1)", show]) == ["1", "1"]
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers(tmp_path):

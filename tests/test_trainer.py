@@ -227,6 +227,7 @@ def test_a_restored_run_ends_with_the_same_bits(name, stop_at):
         ema_decay=0.9,
         select="best",
         steps_per_look=1,
+        shards=2,
     )
     run = functools.partial(fit, augmentation=augmentation, validation=validation())
     whole = run(make())
