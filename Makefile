@@ -1,48 +1,51 @@
-# Everything below works in the project's own environment, which the first target to
-# need it makes. `make help` lists the targets.
+# Everything runs in the project's own environment, which the first target creates.
+# `make help` lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help train predict evaluate serve tensorboard test torture bench lint format clean
+.PHONY: help train predict evaluate serve tensorboard test torture bench new lint format clean
 
-help:  ## lists these targets
+help:  ## List these targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-train: .venv/installed  ## trains configs/base.cfg; ARGS="--any_flag=..." adds flags
+train: .venv/installed  ## Train configs/base.cfg; ARGS="--any_flag=..." adds flags.
 	$(BIN)/python train.py --flagfile=configs/base.cfg $(ARGS)
 
-predict: .venv/installed  ## says what is on samples/digits.npy
+predict: .venv/installed  ## Classify the images in samples/digits.npy.
 	$(BIN)/python predict.py --model_dir out --input samples/digits.npy $(ARGS)
 
-evaluate: .venv/installed  ## measures the model in out/ on its test images
+evaluate: .venv/installed  ## Evaluate the model in out/ on its test images.
 	$(BIN)/python evaluate.py --model_dir out --split test $(ARGS)
 
-serve: .venv/installed-serve  ## serves the model in out/ on http://127.0.0.1:8080
+serve: .venv/installed-serve  ## Serve the model in out/ on http://127.0.0.1:8080.
 	$(BIN)/python serve.py --model_dir out $(ARGS)
 
-tensorboard: .venv/installed  ## shows the runs in logs/
+tensorboard: .venv/installed  ## Show the runs in logs/.
 	$(BIN)/tensorboard --logdir logs
 
-test: lint  ## lints, checks the types and runs the tests
+test: lint  ## Lint, check the types and run the tests.
 	$(BIN)/python -m pytest $(ARGS)
 
-torture: .venv/installed  ## kills and resumes a run again and again
-	$(BIN)/python scripts/torture.py $(ARGS)
+torture: .venv/installed  ## Kill and resume a run again and again.
+	$(BIN)/python -m benchmarks.torture $(ARGS)
 
-bench: .venv/installed-bench  ## measures the README's figures; ARGS="--data_dir=..."
+bench: .venv/installed-bench  ## Measure the README's figures; ARGS="--data_dir=...".
 	$(BIN)/python -m benchmarks $(ARGS)
 
-lint: .venv/installed-dev  ## lints and checks the types
+new: .venv/installed-dev  ## Start a project of your own: NAME=flowers DIR=../flowers.
+	$(BIN)/python scripts/new_project.py --name="$(NAME)" --dir="$(DIR)" --without="$(WITHOUT)"
+
+lint: .venv/installed-dev  ## Lint and check the types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: .venv/installed-dev  ## formats the code
+format: .venv/installed-dev  ## Format the code.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## removes the environment and caches; models and logs stay
+clean:  ## Remove the environment and caches; models and logs stay.
 	rm -rf .venv build *.egg-info .*_cache
 	find . -name __pycache__ -type d -exec rm -rf {} +
 
@@ -53,14 +56,6 @@ clean:  ## removes the environment and caches; models and logs stay
 	$(BIN)/pip install --quiet -e .
 	@touch $@
 
-.venv/installed-serve: .venv/bin/python setup.cfg
-	$(BIN)/pip install --quiet -e '.[serve]'
-	@touch .venv/installed $@
-
-.venv/installed-bench: .venv/bin/python setup.cfg
-	$(BIN)/pip install --quiet -e '.[bench,serve]'
-	@touch .venv/installed $@
-
-.venv/installed-dev: .venv/bin/python setup.cfg
-	$(BIN)/pip install --quiet -e '.[dev]'
+.venv/installed-%: .venv/bin/python setup.cfg
+	$(BIN)/pip install --quiet -e '.[$*]'
 	@touch .venv/installed $@

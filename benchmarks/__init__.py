@@ -1,1 +1,1 @@
-"""What the README claims, measured again beside the peers: `python -m benchmarks`."""
+"""Measures the numbers that the README claims: `python -m benchmarks`."""

@@ -1,26 +1,26 @@
-"""Measures what the README claims, beside the peers, and writes tables and a chart.
+"""Measures the numbers that the README claims, and writes tables and a chart.
 
-    python -m benchmarks --data_dir=FOLDER_WITH_ALL_OF_MNIST [--parts=recipes,peers,...]
+    python -m benchmarks --data_dir=DIRECTORY [--parts=recipes,peers,...]
 
-Each figure comes from a process of its own, one after the other, as a user would start
-it; what is compared takes turns. Parts, and minutes on two cores:
+Each measurement runs in a process of its own, one after another, as a user would start
+it; alternatives take turns. The parts, and their minutes on two cores:
 
-    recipes   our recipes, several seeds, and the Keras example's fit         (45)
-    best      the same for the recipe that takes its time                     (90)
-    peers     one network with fit, with our Trainer and with PyTorch         (15)
-    networks  the other networks, one seed each                                (5)
-    answers   prediction as a process, and in a warm one, on both runtimes     (4)
-    steps     where the time of a training step goes, beside the limits        (2)
-    growth    speed and memory against batch size, width, images, epochs       (5)
-    saves     what a save every five seconds costs                             (5)
-    serving   serve.py beside LitServe over the same model                     (5)
-    labels    does every way to ask give the same labels?                      (2)
-    drawn     are drawn and photographed digits read like MNIST's?             (2)
-    repeat    the same command twice: are the weights the same?                (1)
-    report    only writes tables and chart again
+    recipes   our recipes with several seeds, and the Keras example with `fit`   (45)
+    best      the same for best.cfg, which trains for longest                    (90)
+    peers     one network with `fit`, with our Trainer and with PyTorch          (15)
+    networks  the other networks, with one seed each                              (5)
+    answers   predictions in a new and in a warm process, on both runtimes        (4)
+    steps     the parts of a training step, and the limits of the CPU             (2)
+    growth    speed and memory against batch size, width, images and epochs       (5)
+    saves     the cost of a checkpoint every five seconds                         (5)
+    serving   serve.py and LitServe with the same model                           (5)
+    labels    whether every way to predict gives the same labels                  (2)
+    drawn     the accuracy on drawn and photographed digits                       (2)
+    repeat    whether the same command gives the same weights                     (1)
+    report    only writes the tables and the chart again
 
 Writes results.json, results.md and chart.png to --output. A part that is measured again
-replaces what was measured of it before.
+replaces its previous results.
 """
 
 import functools
@@ -28,7 +28,6 @@ import importlib.util
 import itertools
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,47 +36,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import flags
 
-from benchmarks import host, report
+from benchmarks import host, process, report
 from benchmarks.peers import PEERS
-from mnist_tf import checkpoints, command
 from mnist_tf.artifact import CHECKPOINTS
+from mnist_tf.cli import parsing, quiet
+from mnist_tf.cli.main import run
 from mnist_tf.errors import UserError, unknown_name
 
-ROOT = Path(__file__).parents[1]
-RECIPES = {"fast": 10, "base": 5, "sample": 5, "tiny": 5}  # seeds
+RECIPES = {"fast": 10, "base": 5, "sample": 5, "tiny": 5}  # number of seeds
 BEST = {"best": 5}
 FITS = 3
-PEER_ROUNDS, PEER_EPOCHS = 3, 2  # the first epoch of each traces and does not count
+PEER_ROUNDS, PEER_EPOCHS = 3, 2  # the first epoch of each traces and is not counted
 PREDICTIONS = 15
 SAVE_ROUNDS = 3
-# Runs a script and prints its peak memory. What the system tells of a child that has
-# ended is never below the peak of the process that started it.
-AND_ITS_MEMORY = """
-import atexit, pathlib, runpy, sys
-sys.argv.pop(0)
-status = pathlib.Path("/proc/self/status")
-last = lambda: print([line for line in status.open() if line.startswith("VmHWM")][0])
-atexit.register(last)
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-FLAGS = {
-    "data_dir": command.Flag("", "Folder with all of MNIST."),
-    "parts": command.Flag("all", "What to measure, separated by commas."),
-    "output": command.Flag("benchmarks/results", "Folder for what was found."),
-}
+
+Row = tuple[float, dict[str, Any]]  # CPU use before the measurement, and its results
 
 
 def main(argv: Sequence[str]) -> None:
     """Measures the parts that the flags name, then writes the report of all."""
-    values = command.parse(argv, FLAGS, __doc__ or "", _checked)
+    values = parsing.parse(argv, __doc__ or "", _define, _checked)
     output = Path(values["output"])
     output.mkdir(parents=True, exist_ok=True)
     results = output / "results.json"
     try:
         found = json.loads(results.read_text("utf-8")) if results.exists() else {}
     except ValueError as error:
-        raise UserError(f"{results}: damaged ({error}); move it away") from error
+        raise UserError(f"{results} is damaged ({error}); move it away") from error
     for part in values["parts"]:
         found[part] = {"host": host.describe(), "rows": []}
         for busy, row in PARTS[part](values["data_dir"]):
@@ -87,27 +74,35 @@ def main(argv: Sequence[str]) -> None:
     print((output / "results.md").read_text("utf-8"))
 
 
-Rows = Iterator[tuple[float, dict[str, Any]]]
+def _define(values: flags.FlagValues) -> None:
+    mine: dict = {"flag_values": values, "module_name": "Benchmarks"}
+    flags.DEFINE_string("data_dir", "", "Directory with all of MNIST.", **mine)
+    flags.DEFINE_list("parts", "all", "Parts to measure.", **mine)
+    flags.DEFINE_string(
+        "output", "benchmarks/results", "Directory to write the results to.", **mine
+    )
 
 
-def _checked(values: command.Values) -> command.Values:
-    given = command.with_defaults(FLAGS, values)
-    parts = given["parts"].split(",")
-    for part in parts:
-        if part not in (*PARTS, "all", "report"):
-            raise UserError(unknown_name("parts", part, [*PARTS, "all", "report"]))
-    known = PARTS if "all" in parts else parts
-    given["parts"] = [part for part in known if part != "report"]
-    if set(given["parts"]) - {"growth"} and not given["data_dir"]:
-        raise UserError("data_dir: got nothing; give the folder with all of MNIST")
-    for package in ("torch", "matplotlib", "litserve"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"{package} is missing; pip install -e '.[bench]'")
-    return given
+def _checked(values: parsing.Values) -> parsing.Values:
+    parts, known = values["parts"], [*PARTS, "all", "report"]
+    problems = [
+        unknown_name("--parts", part, known) for part in parts if part not in known
+    ]
+    chosen = PARTS if "all" in parts else parts
+    measured = [part for part in chosen if part != "report"]
+    if set(measured) - {"growth"} and not values["data_dir"]:
+        problems.append("--data_dir is missing; give the directory with all of MNIST")
+    packages = ("torch", "matplotlib", "litserve")
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        problems.append(f"install {', '.join(missing)}: pip install -e '.[bench]'")
+    if problems:
+        raise UserError("; ".join(problems))
+    return values | {"parts": measured}
 
 
-def _recipes(recipes: Mapping[str, int], data_dir: str) -> Rows:
-    """Rounds of one fit and a share of each recipe's seeds."""
+def _recipes(recipes: Mapping[str, int], data_dir: str) -> Iterator[Row]:
+    """Rounds of one `fit` and some of each recipe's seeds."""
     for turn in range(FITS):
         yield _peer("fit", data_dir, epochs=15, seed=turn + 1)
         for name, seeds in recipes.items():
@@ -115,20 +110,20 @@ def _recipes(recipes: Mapping[str, int], data_dir: str) -> Rows:
                 yield _recipe(name, data_dir, seed)
 
 
-def _networks(data_dir: str) -> Rows:
+def _networks(data_dir: str) -> Iterator[Row]:
     for name in ("fc", "rnn"):
         yield _recipe(name, data_dir, 1)
 
 
-def _recipe(name: str, data_dir: str, seed: int) -> tuple[float, dict[str, Any]]:
-    """Trains on all training images; the test images are looked at once."""
+def _recipe(name: str, data_dir: str, seed: int) -> Row:
+    """Trains on all training images and evaluates on the test images once."""
     with tempfile.TemporaryDirectory() as folder:
-        flags = [f"--seed={seed}", "--validation_split=0"]
+        given = [f"--seed={seed}", "--validation_split=0"]
         sample = name == "sample"
         data = "--dataset=sample" if sample else f"--data_dir={data_dir}"
         busy = host.busy()
         clock = time.perf_counter()
-        metrics = _train(Path(folder), "base" if sample else name, data, *flags)
+        metrics = _train(Path(folder), "base" if sample else name, data, *given)
         whole = time.perf_counter() - clock
         if sample:
             accuracy = _evaluate(Path(folder), data_dir)
@@ -148,29 +143,27 @@ def _recipe(name: str, data_dir: str, seed: int) -> tuple[float, dict[str, Any]]
     return busy, row
 
 
-def _peers(data_dir: str) -> Rows:
+def _peers(data_dir: str) -> Iterator[Row]:
     for turn, name in itertools.product(range(PEER_ROUNDS), PEERS):
         yield _peer(name, data_dir, epochs=PEER_EPOCHS, seed=turn + 1)
 
 
-def _peer(
-    name: str, data_dir: str, epochs: int, seed: int
-) -> tuple[float, dict[str, Any]]:
+def _peer(name: str, data_dir: str, epochs: int, seed: int) -> Row:
     busy = host.busy()
-    flags = [f"--data_dir={data_dir}", f"--epochs={epochs}", f"--seed={seed}"]
-    found = json.loads(_call("-m", "benchmarks.peers", name, *flags))
+    given = [f"--data_dir={data_dir}", f"--epochs={epochs}", f"--seed={seed}"]
+    found = json.loads(_call("-m", "benchmarks.peers", name, *given))
     return busy, {"name": name, "seed": seed, **found}
 
 
-def _answers(data_dir: str) -> Rows:
-    """On two models: the default recipe's, and one that averages over shifts."""
+def _answers(data_dir: str) -> Iterator[Row]:
+    """With two models, the second with test-time augmentation."""
     with tempfile.TemporaryDirectory() as folder:
         for recipe in ("base", "fast"):
             model_dir = Path(folder) / recipe
             _train(model_dir, recipe, f"--data_dir={data_dir}", "--epochs=1")
-            flags = [f"--model_dir={model_dir}", f"--data_dir={data_dir}"]
+            given = [f"--model_dir={model_dir}", f"--data_dir={data_dir}"]
             busy = host.busy()
-            warm = json.loads(_call("-m", "benchmarks.answers", *flags))
+            warm = json.loads(_call("-m", "benchmarks.answers", *given))
             runs: dict[str, list] = {"litert": [], "tensorflow": []}
             for _ in range(PREDICTIONS):
                 for runtime, each in runs.items():
@@ -182,20 +175,20 @@ def _answers(data_dir: str) -> Rows:
             yield busy, {"name": recipe, **warm}
 
 
-def _steps(data_dir: str) -> Rows:
-    # Emulated, bfloat16 says nothing.
-    computed = host.describe()["instructions"] in ("amx_bf16", "avx512_bf16")
-    precisions = ("float32", "bfloat16") if computed else ("float32",)
+def _steps(data_dir: str) -> Iterator[Row]:
+    # Where the CPU emulates bfloat16, its time means nothing.
+    native = host.describe()["instructions"] in ("amx_bf16", "avx512_bf16")
+    precisions = ("float32", "bfloat16") if native else ("float32",)
     for precision, other in itertools.product(
         precisions, ("", "--shards=1", "--nodeterministic")
     ):
-        flags = [f"--precision={precision}", *([other] if other else [])]
+        given = [f"--precision={precision}", *([other] if other else [])]
         busy = host.busy()
-        text = _call("-m", "benchmarks.steps", f"--data_dir={data_dir}", *flags)
-        yield busy, {"name": " ".join(flags), **json.loads(text)}
+        text = _call("-m", "benchmarks.steps", f"--data_dir={data_dir}", *given)
+        yield busy, {"name": " ".join(given), **json.loads(text)}
 
 
-def _growth(data_dir: str) -> Rows:
+def _growth(data_dir: str) -> Iterator[Row]:
     for name, values in {
         "batch_size": (32, 64, 128, 256, 512, 1024),
         "filters": ("8,16,32", "16,32,64", "32,64,128", "64,128,256"),
@@ -203,25 +196,25 @@ def _growth(data_dir: str) -> Rows:
         "epochs": (1, 3, 10, 30),
     }.items():
         for value in values:
-            flags = [f"--{name}={value}"]
+            given = [f"--{name}={value}"]
             if name == "epochs":
-                flags.append("--steps=100")
+                given.append("--steps=100")
             busy = host.busy()
-            found = json.loads(_call("-m", "benchmarks.growth", *flags))
+            found = json.loads(_call("-m", "benchmarks.growth", *given))
             yield busy, {"name": name, "value": value, **found}
 
 
-def _saves(data_dir: str) -> Rows:
+def _saves(data_dir: str) -> Iterator[Row]:
     for turn, every in itertools.product(range(SAVE_ROUNDS), (0, 5)):
         with tempfile.TemporaryDirectory() as folder:
             busy = host.busy()
-            flags = [f"--data_dir={data_dir}", "--validation_split=0"]
-            flags += [f"--save_every_seconds={every}", "--log_every=20"]
-            seconds = _train(Path(folder), "base", *flags)["seconds"]
+            given = [f"--data_dir={data_dir}", "--validation_split=0"]
+            given += [f"--save_every_seconds={every}", "--log_every=20"]
+            seconds = _train(Path(folder), "base", *given)["seconds"]
             yield busy, {"name": str(every), "seed": turn, **seconds}
 
 
-def _serving(data_dir: str) -> Rows:
+def _serving(data_dir: str) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         model_dir = Path(folder) / "out"
         _train(model_dir, "base", f"--data_dir={data_dir}", "--epochs=1")
@@ -230,18 +223,21 @@ def _serving(data_dir: str) -> Rows:
         yield busy, {"name": "base", **json.loads(text)}
 
 
-def _asked(module: str, data_dir: str) -> Rows:
-    """What a module finds that asks the model of the default recipe."""
+def _on_base(module: str, data_dir: str) -> Iterator[Row]:
+    """Runs a module on a model of the default recipe."""
     with tempfile.TemporaryDirectory() as folder:
         model_dir = Path(folder) / "out"
         _train(model_dir, "base", f"--data_dir={data_dir}")
         busy = host.busy()
-        flags = [f"--model_dir={model_dir}", f"--data_dir={data_dir}"]
-        text = _call("-m", module, *flags)
+        given = [f"--model_dir={model_dir}", f"--data_dir={data_dir}"]
+        text = _call("-m", module, *given)
         yield busy, {"name": "base", **json.loads(text)}
 
 
-def _repeat(data_dir: str) -> Rows:
+def _repeat(data_dir: str) -> Iterator[Row]:
+    quiet.import_tensorflow()
+    from mnist_tf.run import checkpoints  # imports TensorFlow
+
     with tempfile.TemporaryDirectory() as folder:
         states = []
         busy = host.busy()
@@ -254,7 +250,7 @@ def _repeat(data_dir: str) -> Rows:
         yield busy, {"name": "base", "same": same, "arrays": len(one)}
 
 
-PARTS: dict[str, Callable[[str], Rows]] = {
+PARTS: dict[str, Callable[[str], Iterator[Row]]] = {
     "recipes": functools.partial(_recipes, RECIPES),
     "best": functools.partial(_recipes, BEST),
     "peers": _peers,
@@ -264,27 +260,10 @@ PARTS: dict[str, Callable[[str], Rows]] = {
     "growth": _growth,
     "saves": _saves,
     "serving": _serving,
-    "labels": functools.partial(_asked, "benchmarks.labels"),
-    "drawn": functools.partial(_asked, "benchmarks.drawn"),
+    "labels": functools.partial(_on_base, "benchmarks.labels"),
+    "drawn": functools.partial(_on_base, "benchmarks.drawn"),
     "repeat": _repeat,
 }
-
-
-def _call(*arguments: str) -> str:
-    """Runs Python as a user would; what it prints."""
-    print(f"python {' '.join(arguments)}", file=sys.stderr, flush=True)
-    command_line = [sys.executable, *arguments]
-    done = subprocess.run(
-        command_line, cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise UserError(f"{' '.join(arguments)}: {_last_line(done.stderr)}")
-    return done.stdout
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else "it says nothing"
 
 
 def _train(model_dir: Path, recipe: str, *arguments: str) -> dict[str, Any]:
@@ -294,27 +273,27 @@ def _train(model_dir: Path, recipe: str, *arguments: str) -> dict[str, Any]:
 
 
 def _evaluate(model_dir: Path, data_dir: str) -> float:
-    flags = [f"--model_dir={model_dir}", f"--data_dir={data_dir}"]
-    lines = _call("evaluate.py", *flags).splitlines()
+    given = [f"--model_dir={model_dir}", f"--data_dir={data_dir}"]
+    lines = _call("evaluate.py", *given).splitlines()
     line = next(row for row in lines if row.startswith("accuracy"))
     return float(line.split()[1]) / 100
 
 
 def _predict(model_dir: Path, runtime: str) -> tuple[float, float]:
-    """Seconds and peak MiB of one prediction, the whole process."""
-    flags = [f"--model_dir={model_dir}", f"--runtime={runtime}"]
-    flags.append("--input=samples/sample.npy")
+    """Returns the seconds and the peak MiB of a process with one prediction."""
+    given = [f"--model_dir={model_dir}", f"--runtime={runtime}"]
+    given.append("--input=samples/sample.npy")
     clock = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", AND_ITS_MEMORY, "predict.py", *flags],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    output = _call("-m", "benchmarks.peak_memory", "predict.py", *given)
     seconds = time.perf_counter() - clock
-    if done.returncode:
-        raise UserError(f"predict.py: {_last_line(done.stderr)}")
-    kib = done.stdout.split()[-2]  # ... VmHWM: 48000 kB
-    return seconds, int(kib) / 1024
+    return seconds, int(output.split()[-1]) / 1024
+
+
+def _call(*arguments: str) -> str:
+    """Shows the command on standard error, runs it and returns its output."""
+    print(f"python {' '.join(arguments)}", file=sys.stderr, flush=True)
+    return process.run(*arguments)
 
 
 if __name__ == "__main__":
-    command.run(main)
+    run(main)

@@ -1,10 +1,10 @@
-"""What a model directory answers, and how soon.
+"""Measures the speed of predictions on LiteRT and TensorFlow, and how they differ.
 
-    python -m benchmarks.answers --model_dir=out --data_dir=FOLDER
+    python -m benchmarks.answers --model_dir=out --data_dir=DIRECTORY
 
-Prints one JSON object: how many labels of the test images differ between LiteRT and
-the SavedModel, the largest difference of a probability, and for each runtime the
-images a second and the milliseconds for one image, medians in a warm process.
+Prints a JSON object: how many labels of the test images differ between the runtimes,
+the largest difference of a probability and, for each runtime, images per second and
+milliseconds for one image, as medians in a warm process.
 """
 
 import json
@@ -14,40 +14,44 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+from absl import flags
 
-from mnist_tf import command, datasets
+from mnist_tf import data
+from mnist_tf.cli import parsing, quiet
+from mnist_tf.cli.main import run
 from mnist_tf.predictor import Predictor
 
 TRIALS = 5
-FLAGS = {
-    "data_dir": command.Flag("", "Folder with all of MNIST."),
-    "model_dir": command.Flag("out", "Folder of the model."),
-}
 
 
 def main(argv: Sequence[str]) -> None:
-    """Asks both runtimes and prints what they say."""
-    values = command.with_defaults(
-        FLAGS, command.parse(argv, FLAGS, __doc__ or "", lambda given: given)
-    )
-    images = datasets.load("mnist", values["data_dir"]).test_images
+    """Measures both runtimes and prints the results."""
+    values = parsing.parse(argv, __doc__ or "", _define, dict)
+    images = data.load("mnist", values["data_dir"]).test_images
     found: dict[str, dict[str, float]] = {}
-    answers = []
+    probabilities = []
     for runtime in ("litert", "tensorflow"):
-        predictor = Predictor(values["model_dir"], runtime)
-        answers.append(predictor.probabilities(images))
+        with quiet.native_output_hidden():
+            predictor = Predictor(values["model_dir"], runtime)
+        probabilities.append(predictor.probabilities(images))
         many = [_seconds(predictor, images) for _ in range(TRIALS)]
         single = [_seconds(predictor, images[:1]) for _ in range(40 * TRIALS)]
         found[runtime] = {
             "images_per_second": len(images) / statistics.median(many),
             "milliseconds_for_one": 1e3 * statistics.median(single),
         }
-    labels = [answer.argmax(axis=1) for answer in answers]
+    labels = [each.argmax(axis=1) for each in probabilities]
     differences = {
         "labels": int((labels[0] != labels[1]).sum()),
-        "probability": float(np.abs(answers[0] - answers[1]).max()),
+        "probability": float(np.abs(probabilities[0] - probabilities[1]).max()),
     }
     json.dump({"images": len(images), "differences": differences, **found}, sys.stdout)
+
+
+def _define(values: flags.FlagValues) -> None:
+    mine: dict = {"flag_values": values, "module_name": "Benchmark"}
+    flags.DEFINE_string("data_dir", "", "Directory with all of MNIST.", **mine)
+    flags.DEFINE_string("model_dir", "out", "Model directory to read.", **mine)
 
 
 def _seconds(predictor: Predictor, images: np.ndarray) -> float:
@@ -57,4 +61,4 @@ def _seconds(predictor: Predictor, images: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    run(main)

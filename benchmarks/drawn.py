@@ -1,10 +1,9 @@
-"""Are digits as people draw and photograph them read as well as MNIST's own?
+"""Measures the accuracy on digits as people draw and photograph them.
 
-    python -m benchmarks.drawn --model_dir=out --data_dir=FOLDER
+    python -m benchmarks.drawn --model_dir=out --data_dir=DIRECTORY
 
-Test digits are drawn anew, large, with another pen, elsewhere on the page or on paper
-that a camera saw, and asked for beside the plain images. Prints one JSON object: the
-accuracy on the plain images and on those of each way to draw them.
+Draws test digits again: large, with another pen, off centre, or on photographed paper.
+Prints a JSON object: the accuracy on the plain images and on the digits in each style.
 """
 
 import json
@@ -13,112 +12,115 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from absl import flags
 from PIL import Image, ImageDraw, ImageFilter
 
-from benchmarks.host import numbers
-from mnist_tf import command, datasets, digits
+from mnist_tf import data
+from mnist_tf.cli import parsing, quiet
+from mnist_tf.cli.main import run
+from mnist_tf.data import digits
 from mnist_tf.predictor import Predictor
 
-SCALE = 4  # pixels of a digit's skeleton for one of MNIST's
-FLAGS = {
-    "data_dir": command.Flag("", "Folder with all of MNIST."),
-    "model_dir": command.Flag("out", "Folder of the model."),
-    "images": command.Flag("200", "How many of the test images."),
-    "seed": command.Flag("1", "Decides which, and where they are drawn."),
-}
+SCALE = 4  # pixels of a digit's skeleton per pixel of MNIST
 
 
-def smooth(digit: np.ndarray, side: int) -> np.ndarray:
-    """The digit enlarged to bool [side, side], as if cut out with scissors."""
+def smooth_mask(digit: np.ndarray, side: int) -> np.ndarray:
+    """Enlarges a digit to a mask with smooth edges, bool [side, side]."""
     large = Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC)
     large = large.filter(ImageFilter.GaussianBlur(side / 28 / 4))
     return np.asarray(large) > 127
 
 
-def skeleton(shape: np.ndarray) -> np.ndarray:
-    """Thins a shape to lines of one pixel (T. Zhang and C. Suen, 1984)."""
-    shape = np.pad(shape, 1)
+def skeletonise(mask: np.ndarray) -> np.ndarray:
+    """Thins a mask to lines of one pixel (T. Zhang and C. Suen, 1984)."""
+    mask = np.pad(mask, 1)
     while True:
-        before = shape.sum()
+        before = mask.sum()
         for turn in (0, 4):
             # The neighbours, clockwise from the one above.
             half = ((1, 0), (1, -1), (0, -1), (-1, -1))
-            ways = [*half, *((-y, -x) for y, x in half)]
-            around = np.stack([np.roll(shape, way, (0, 1)) for way in ways])
+            offsets = [*half, *((-y, -x) for y, x in half)]
+            around = np.stack([np.roll(mask, offset, (0, 1)) for offset in offsets])
             count = around.sum(axis=0)
             steps = (~around & np.roll(around, -1, axis=0)).sum(axis=0)
-            a, b, c, d = (around[(way + turn) % 8] for way in (0, 2, 4, 6))
+            a, b, c, d = (around[(index + turn) % 8] for index in (0, 2, 4, 6))
             inner = ~(a & b & c) & ~(b & c & d)
-            shape = shape & ~((count >= 2) & (count <= 6) & (steps == 1) & inner)
-        if shape.sum() == before:
-            return shape[1:-1, 1:-1]
+            mask = mask & ~((count >= 2) & (count <= 6) & (steps == 1) & inner)
+        if mask.sum() == before:
+            return mask[1:-1, 1:-1]
 
 
-def traced(digit: np.ndarray, side: int, pen: float) -> np.ndarray:
-    """The digit drawn along its middle with a round pen, as bool [side, side]."""
-    lines = skeleton(smooth(digit, 28 * SCALE))
+def trace(digit: np.ndarray, side: int, pen: float) -> np.ndarray:
+    """Draws a digit along its skeleton with a round pen, as bool [side, side].
+
+    Args:
+      digit: uint8 [28, 28].
+      side: pixels of the result.
+      pen: width of the pen in pixels.
+    """
+    lines = skeletonise(smooth_mask(digit, 28 * SCALE))
     scale = side / (28 * SCALE)
-    # Twice as large, and reduced, for edges as smooth as a pen's.
+    # Drawn twice as large and reduced, which smooths the edges.
     page = Image.new("L", (2 * side, 2 * side))
     draw = ImageDraw.Draw(page)
     for y, x in np.argwhere(lines):
-        middle = ((x + 0.5) * scale * 2, (y + 0.5) * scale * 2)
-        draw.circle(middle, pen, fill=255)
+        centre = ((x + 0.5) * scale * 2, (y + 0.5) * scale * 2)
+        draw.circle(centre, pen, fill=255)
         for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
             if lines[min(y + dy, len(lines) - 1), min(x + dx, len(lines) - 1)]:
                 end = ((x + dx + 0.5) * scale * 2, (y + dy + 0.5) * scale * 2)
-                draw.line([middle, end], fill=255, width=max(1, round(2 * pen)))
+                draw.line([centre, end], fill=255, width=max(1, round(2 * pen)))
     return np.asarray(page.reduce(2)) > 100
 
 
-def _some_side(random: np.random.Generator) -> int:
+def _random_side(random: np.random.Generator) -> int:
     return int(random.integers(200, 601))
 
 
-def _on_white(shape: np.ndarray) -> np.ndarray:
-    return np.where(shape, 0, 255).astype(np.uint8)
+def _on_white(mask: np.ndarray) -> np.ndarray:
+    return np.where(mask, 0, 255).astype(np.uint8)
 
 
 def thin(digit: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A pen as wide as a 60th of the digit's height."""
-    side = _some_side(random)
-    return _on_white(traced(digit, side, max(1, side * 20 / 28 / 60)))
+    """With a pen as wide as a 60th of the digit's height."""
+    side = _random_side(random)
+    return _on_white(trace(digit, side, max(1, side * 20 / 28 / 60)))
 
 
 def thick(digit: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A pen twice as wide as usual, wider than those of 99 % of MNIST's digits."""
-    side = _some_side(random)
-    return _on_white(traced(digit, side, side * 4 / 28))
+    """With a pen twice as wide as usual, wider than 99 % of MNIST's strokes."""
+    side = _random_side(random)
+    return _on_white(trace(digit, side, side * 4 / 28))
 
 
-def _placed(
+def _draw_on_page(
     digit: np.ndarray, random: np.random.Generator, page: int, side: int
 ) -> np.ndarray:
     grey = np.full((page, page), 255, np.uint8)
     top, left = random.integers(0, page - side + 1, 2)
-    grey[top : top + side, left : left + side] = _on_white(smooth(digit, side))
+    grey[top : top + side, left : left + side] = _on_white(smooth_mask(digit, side))
     return grey
 
 
 def off_centre(digit: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Half as large as the page, anywhere on it."""
-    page = _some_side(random)
-    return _placed(digit, random, page, page // 2)
+    """Half as large as the page, at a random position."""
+    page = _random_side(random)
+    return _draw_on_page(digit, random, page, page // 2)
 
 
 def small_on_a_large_page(digit: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """28 pixels high or so, on a page of 600 to 1,000."""
-    return _placed(digit, random, 400 + _some_side(random), 40)
+    """About 28 pixels high, on a page of 600 to 1,000 pixels."""
+    return _draw_on_page(digit, random, 400 + _random_side(random), 40)
 
 
 def light_on_dark(digit: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Chalk on a board."""
-    return 255 - _on_white(smooth(digit, _some_side(random)))
+    """As chalk on a board."""
+    return 255 - _on_white(smooth_mask(digit, _random_side(random)))
 
 
 def photographed(digit: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """On paper with a grain, lit from one side and darker in the corners."""
-    side = _some_side(random)
+    """On grainy paper, lit from one side and darker in the corners."""
+    side = _random_side(random)
     y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
     angle, gradient = random.uniform(0, 2 * np.pi), random.uniform(0.1, 0.35)
     light = 1 + gradient * (np.cos(angle) * x + np.sin(angle) * y)
@@ -126,19 +128,19 @@ def photographed(digit: np.ndarray, random: np.random.Generator) -> np.ndarray:
     clouds = random.normal(0, 255, (12, 12)).astype(np.float32)
     fibres = Image.fromarray(clouds).resize((side, side), Image.Resampling.BICUBIC)
     paper = random.uniform(150, 210) + np.asarray(fibres) * 0.012
-    ink = Image.fromarray(_on_white(smooth(digit, side))).filter(
+    ink = Image.fromarray(_on_white(smooth_mask(digit, side))).filter(
         ImageFilter.GaussianBlur(1.5)
     )
-    share = 1 - np.asarray(ink) / 255
-    grey = light * (paper * (1 - share) + random.uniform(20, 80) * share)
+    opacity = 1 - np.asarray(ink) / 255
+    grey = light * (paper * (1 - opacity) + random.uniform(20, 80) * opacity)
     grey += random.normal(0, random.uniform(4, 10), grey.shape)
     return np.clip(grey, 0, 255).astype(np.uint8)
 
 
-Way = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Style = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
-# How many points of accuracy each way may cost.
-WAYS: dict[Way, float] = {
+# The points of accuracy that each style may cost.
+STYLES: dict[Style, float] = {
     thin: 2,
     thick: 2,
     off_centre: 2,
@@ -149,26 +151,36 @@ WAYS: dict[Way, float] = {
 
 
 def accuracy(predictor: Predictor, images: np.ndarray, labels: np.ndarray) -> float:
-    """The share of images that are given their label."""
-    found = predictor.probabilities(images).argmax(axis=1)
-    return float((found == labels).mean())
+    """Returns the fraction of images whose prediction is their label."""
+    predicted = predictor.probabilities(images).argmax(axis=1)
+    return float((predicted == labels).mean())
 
 
 def main(argv: Sequence[str]) -> None:
-    """Draws as the flags say and prints how well it is read."""
-    given = command.parse(argv, FLAGS, __doc__ or "", lambda values: values)
-    values = numbers(command.with_defaults(FLAGS, given), "images", "seed")
-    data = datasets.load("mnist", values["data_dir"])
+    """Draws digits in every style and prints the accuracy on them."""
+    values = parsing.parse(argv, __doc__ or "", _define, dict)
+    dataset = data.load("mnist", values["data_dir"])
     random = np.random.default_rng(values["seed"])
-    places = random.choice(len(data.test_images), values["images"], replace=False)
-    images, labels = data.test_images[places], data.test_labels[places]
-    predictor = Predictor(values["model_dir"])
+    chosen = random.choice(len(dataset.test_images), values["images"], replace=False)
+    images, labels = dataset.test_images[chosen], dataset.test_labels[chosen]
+    with quiet.native_output_hidden():
+        predictor = Predictor(values["model_dir"])
     found: dict[str, Any] = {"plain": accuracy(predictor, images, labels)}
-    for way in WAYS:
-        drawn = np.stack([digits.normalised(way(image, random)) for image in images])
-        found[way.__name__] = accuracy(predictor, drawn, labels)
+    for style in STYLES:
+        drawn = np.stack([digits.normalise(style(image, random)) for image in images])
+        found[style.__name__] = accuracy(predictor, drawn, labels)
     json.dump({"images": len(images), "accuracy": found}, sys.stdout)
 
 
+def _define(values: flags.FlagValues) -> None:
+    mine: dict = {"flag_values": values, "module_name": "Benchmark"}
+    flags.DEFINE_string("data_dir", "", "Directory with all of MNIST.", **mine)
+    flags.DEFINE_string("model_dir", "out", "Model directory to read.", **mine)
+    flags.DEFINE_integer("images", 200, "Number of test images.", 1, 10_000, **mine)
+    flags.DEFINE_integer(
+        "seed", 1, "Seed of the choice of images and of the styles.", 0, **mine
+    )
+
+
 if __name__ == "__main__":
-    command.run(main)
+    run(main)

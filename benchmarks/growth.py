@@ -1,8 +1,10 @@
-"""How cost grows: `python -m benchmarks.growth --filters=32,64,128 --batch_size=256`.
+"""Measures how speed and memory grow with the data, the batch, the network and the run.
 
-Trains for some steps and prints one JSON object: images a second, the peak memory of
-the process in MiB, and that memory along the run. In float32, without validation,
-saves and curves.
+    python -m benchmarks.growth --filters=32,64,128 --batch_size=256
+
+Trains on random images and prints a JSON object: images per second, the peak memory of
+the process in MiB, that memory every 50 steps, and the number of parameters. Trains in
+float32, without validation, checkpoints and TensorBoard.
 """
 
 import json
@@ -10,85 +12,92 @@ import resource
 import statistics
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from absl import flags
 
-from benchmarks.host import numbers
-from mnist_tf import command, quiet
+from mnist_tf.cli import parsing, quiet
+from mnist_tf.cli.main import run
 from mnist_tf.config import Config
 from mnist_tf.errors import UserError
 
 SHARDS = 2  # as in base.cfg
-FLAGS = {
-    "images": command.Flag(60_000, "Images to train on, drawn at random."),
-    "batch_size": command.Flag(128, "Images a step."),
-    "filters": command.Flag("16,32,64", "Channels of the network."),
-    "steps": command.Flag(300, "Steps an epoch."),
-    "epochs": command.Flag(1, "Epochs to train."),
-}
 
 
 def main(argv: Sequence[str]) -> None:
-    """Trains as the flags say and prints what it took."""
-    values = command.parse(argv, FLAGS, __doc__ or "", _checked)
-    count, batch_size = values["images"], values["batch_size"]
-    steps, epochs = values["steps"], values["epochs"]
+    """Trains and prints the results."""
+    values = parsing.parse(argv, __doc__ or "", _define, _checked)
     quiet.import_tensorflow()
+    json.dump(_measure(**values), sys.stdout)
+
+
+def _define(values: flags.FlagValues) -> None:
+    mine: dict = {"flag_values": values, "module_name": "Benchmark"}
+    flags.DEFINE_list("filters", "16,32,64", "Filters in each stage.", **mine)
+    mine["lower_bound"] = 1
+    flags.DEFINE_integer("images", 60_000, "Number of training images.", **mine)
+    flags.DEFINE_integer("batch_size", 128, "Training images per step.", **mine)
+    flags.DEFINE_integer("steps", 300, "Steps per epoch.", **mine)
+    flags.DEFINE_integer("epochs", 1, "Number of epochs.", **mine)
+
+
+def _checked(values: parsing.Values) -> parsing.Values:
+    if values["batch_size"] % SHARDS:
+        raise UserError(
+            f"--batch_size must be a multiple of {SHARDS} (got {values['batch_size']})"
+        )
+    # Config rejects what is not an integer.
+    filters = tuple(int(n) if n.isdecimal() else n for n in values["filters"])
+    return values | {"filters": Config(filters=filters).filters}
+
+
+def _measure(
+    filters: tuple[int, ...], images: int, batch_size: int, steps: int, epochs: int
+) -> dict[str, Any]:
     import tensorflow as tf
 
-    from mnist_tf import dataloader, machine, model
-    from mnist_tf.losses import cross_entropy
-    from mnist_tf.optimizers import build_optimizer
-    from mnist_tf.progress import Progress
-    from mnist_tf.trainer import Trainer
+    from mnist_tf import dataloader, model, nn
+    from mnist_tf.run import hardware
+    from mnist_tf.trainer import Progress, Trainer
 
-    machine.share_cores(SHARDS)
+    hardware.divide_cores(SHARDS)
     tf.config.experimental.enable_op_determinism()
     tf.random.set_seed(1)
     generator = np.random.default_rng(1)
-    images = generator.integers(0, 256, (count, 28, 28), np.uint8)
+    pixels = generator.integers(0, 256, (images, 28, 28), np.uint8)
     batches = dataloader.training_batches(
-        images,
-        np.arange(count) % 10,
+        pixels,
+        np.arange(images) % 10,
         batch_size=batch_size,
         seed=1,
-        augmentation=dataloader.Augmentation(2.0, 10.0, 0.1, 5.0),
+        augmentation=nn.Augmentation(2.0, 10.0, 0.1, 5.0),
         stop=steps * epochs,
     )
-    network = model.build("cnn", values, image_shape=(28, 28), num_classes=10)
+    network = model.build(
+        "cnn", {"filters": filters}, image_shape=(28, 28), num_classes=10
+    )
     trainer = Trainer(
         model=network,
-        optimizer=build_optimizer("adamw", 0.001, ema_decay=0.99),
-        loss=cross_entropy,
+        optimizer=nn.build_optimizer("adamw", 0.001, ema_decay=0.99),
+        loss=nn.cross_entropy,
         shards=SHARDS,
     )
     memory: list[float] = []
     speeds: list[float] = []
 
-    def look(progress: Progress) -> None:
+    def record(progress: Progress) -> None:
         memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        speeds.append(progress.figures["images_per_second"])
+        speeds.append(progress.metrics["images_per_second"])
 
-    trainer.fit(batches, epochs=epochs, steps_per_epoch=steps, actions=[look])
-    found = {
+    trainer.fit(batches, epochs=epochs, steps_per_epoch=steps, callbacks=[record])
+    return {
         "images_per_second": statistics.median(speeds),
         "memory_mib": memory[-1],
         "memory_along": memory,
         "parameters": network.count_params(),
     }
-    json.dump(found, sys.stdout)
-
-
-def _checked(values: command.Values) -> command.Values:
-    given = command.with_defaults(FLAGS, values)
-    given = numbers(given, "images", "batch_size", "steps", "epochs")
-    if given["batch_size"] % SHARDS:
-        got = given["batch_size"]
-        raise UserError(f"batch_size: got {got}; give a multiple of {SHARDS}")
-    return given | {
-        "filters": Config.from_strings({"filters": given["filters"]}).filters
-    }
 
 
 if __name__ == "__main__":
-    command.run(main)
+    run(main)

@@ -1,8 +1,9 @@
-"""The peer of serve.py: LitServe over the same model.tflite, as its documentation does.
+"""The peer of serve.py: LitServe with the same model, as its documentation shows.
 
     python -m benchmarks.peer_server MODEL_DIR PORT
 
-Takes `{"instances": [image]}` and answers `{"predictions": [[probability, ...]]}`.
+POST /predict takes `{"instances": [image]}` and returns
+`{"predictions": [[probability, ...]]}`.
 """
 
 import os
@@ -16,25 +17,25 @@ from ai_edge_litert.interpreter import Interpreter
 
 
 class Api(litserve.LitAPI):
-    """One image in, ten probabilities out."""
+    """Maps an image to the probability of each class."""
 
     def setup(self, device: str) -> None:
-        """Loads the model, once a worker."""
+        """Loads the model; called once per worker."""
         content = Path(sys.argv[1], "model.tflite").read_bytes()
         threads = os.cpu_count()
         self.model = Interpreter(model_content=content, num_threads=threads)
         self.serve = self.model.get_signature_runner("serve")
 
     def decode_request(self, request: dict[str, Any], **_: Any) -> np.ndarray:
-        """Reads the image."""
+        """Returns the images of a request, uint8 [n, H, W]."""
         return np.array(request["instances"], np.uint8)
 
     def predict(self, x: np.ndarray, **_: Any) -> np.ndarray:
-        """Asks the model."""
+        """Returns the probabilities, float32 [n, C]."""
         return self.serve(images=x)["probabilities"]
 
     def encode_response(self, output: np.ndarray, **_: Any) -> dict[str, Any]:
-        """Writes the answer."""
+        """Returns the JSON object of the response."""
         return {"predictions": output.tolist()}
 
 

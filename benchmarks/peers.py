@@ -1,22 +1,21 @@
-"""One network, six ways to train it: `python -m benchmarks.peers fit --epochs=15`.
+"""Trains one network in six ways: `python -m benchmarks.peers fit --epochs=15`.
 
 The network and its settings are those of the Keras example "Simple MNIST convnet"
 (F. Chollet, keras.io/examples/vision/mnist_convnet): two 3x3 convolutions with 32 and
-64 channels, each with ReLU and 2x2 max pooling, dropout of a half, a dense layer;
-34,826 parameters; Adam with its defaults, batches of 128, 15 epochs on 54,000 images.
+64 filters, each with ReLU and 2x2 max pooling, dropout of 0.5, a dense layer; 34,826
+parameters; Adam with its defaults, batches of 128, 15 epochs on 54,000 images.
 
-    fit             Keras's compile and fit, as in the example
-    fit_onednn      the same with the kernels that our commands turn on
-    fit_tuned       likewise, without XLA and with 50 steps a call
-    trainer         our Trainer, pipeline and fused Adam, repeatable operations, each
-                    batch in two shards as in our recipes
-    pytorch         PyTorch, eager, tensors in memory
-    pytorch_tuned   the same with channels last, as its kernels prefer, and fused Adam
+    fit             Keras's `compile` and `fit`, as in the example
+    fit_onednn      the same with oneDNN, which our commands turn on
+    fit_tuned       fit_onednn without XLA and with 50 steps per call
+    trainer         our Trainer, pipeline and fused Adam, with deterministic operations
+                    and each batch in two shards, as in our recipes
+    pytorch         PyTorch, eager, with the data in tensors
+    pytorch_tuned   the same with fused Adam and channels last, which its kernels prefer
 
-Prints one JSON object: seconds and test accuracy of each epoch, images in each, and
-parameters. The clock runs from the first call that trains, tracing included, and stands
-still while the test images are looked at. The validation that the example runs after
-each epoch is left out everywhere. All of it runs on the CPU.
+Prints a JSON object: seconds and test accuracy of each epoch, images per epoch, and the
+number of parameters. The time includes tracing and excludes the evaluation on the test
+images. Unlike the example, none validates after each epoch. All run on the CPU.
 """
 
 import functools
@@ -28,27 +27,24 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from absl import flags
 
-from benchmarks.host import numbers
-from mnist_tf import command, datasets, quiet
+from mnist_tf import data
+from mnist_tf.cli import parsing, quiet
+from mnist_tf.cli.main import run
+from mnist_tf.data import Dataset
 from mnist_tf.errors import UserError, unknown_name
 
 BATCH_SIZE = 128
 SHARDS = 2
-TRAINED_ON = 54_000  # as the example's validation_split=0.1 leaves
-FLAGS = {
-    "data_dir": command.Flag("", "Folder with all of MNIST."),
-    "epochs": command.Flag(15, "Epochs to train."),
-    "seed": command.Flag(1, "Decides weights and order."),
-    "peer": command.Flag([], "Which one.", many=True),
-}
+TRAINED_ON = 54_000  # images, as the example's validation_split=0.1 leaves
 
 
-class Laps:
-    """Seconds and accuracy of each epoch; the clock stands still in between.
+class EpochTimer:
+    """Seconds and accuracy of each epoch; the evaluation is not timed.
 
     Args:
-      evaluate: measures the accuracy on the test images.
+      evaluate: returns the accuracy on the test images.
     """
 
     def __init__(self, evaluate: Callable[[], float]) -> None:
@@ -57,36 +53,48 @@ class Laps:
         self.accuracy: list[float] = []
         self.clock = time.perf_counter()
 
-    def lap(self) -> None:
-        """Ends an epoch."""
+    def end_epoch(self) -> None:
+        """Stops the time, evaluates and starts the time of the next epoch."""
         self.seconds.append(time.perf_counter() - self.clock)
         self.accuracy.append(self.evaluate())
         self.clock = time.perf_counter()
 
 
 def main(argv: Sequence[str]) -> None:
-    """Trains as the flags say and prints what it took."""
-    values = command.parse(argv, FLAGS, __doc__ or "", _checked)
+    """Trains with one peer and prints the results."""
+    values = parsing.parse(argv, __doc__ or "", _define, _checked, arguments="peer")
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    data = datasets.load("mnist", values["data_dir"])
+    dataset = data.load("mnist", values["data_dir"])
     train = PEERS[values["peer"][0]]
-    laps, parameters = train(data, values["epochs"], values["seed"])
+    timer, parameters = train(dataset, values["epochs"], values["seed"])
     found = {
-        "seconds": laps.seconds,
-        "accuracy": laps.accuracy,
+        "seconds": timer.seconds,
+        "accuracy": timer.accuracy,
         "images": TRAINED_ON,
         "parameters": parameters,
     }
     json.dump(found, sys.stdout)
 
 
-def _checked(values: command.Values) -> command.Values:
-    given = numbers(command.with_defaults(FLAGS, values), "epochs", "seed")
-    if len(given["peer"]) != 1:
-        raise UserError(f"peer: got {given['peer']}; give one of {', '.join(PEERS)}")
-    if given["peer"][0] not in PEERS:
-        raise UserError(unknown_name("peer", given["peer"][0], PEERS))
-    return given
+def _define(values: flags.FlagValues) -> None:
+    mine: dict = {"flag_values": values, "module_name": "Benchmark"}
+    flags.DEFINE_multi_string(
+        "peer", [], "Peer to train with; may be given as an argument.", **mine
+    )
+    flags.DEFINE_string("data_dir", "", "Directory with all of MNIST.", **mine)
+    flags.DEFINE_integer("epochs", 15, "Number of epochs.", lower_bound=1, **mine)
+    flags.DEFINE_integer(
+        "seed", 1, "Seed of the weights and the order of images.", lower_bound=0, **mine
+    )
+
+
+def _checked(values: parsing.Values) -> parsing.Values:
+    if len(values["peer"]) != 1:
+        given = ", ".join(values["peer"]) or "none"
+        raise UserError(f"give one peer of {', '.join(PEERS)} (got {given})")
+    if values["peer"][0] not in PEERS:
+        raise UserError(unknown_name("the peer", values["peer"][0], PEERS))
+    return values
 
 
 def _layers(activation: str | None) -> list:
@@ -103,23 +111,23 @@ def _layers(activation: str | None) -> list:
     ]
 
 
-Trained = tuple[Laps, int]  # and the number of parameters
+Trained = tuple[EpochTimer, int]  # and the number of parameters
 
 
-def _published(data: datasets.Dataset, epochs: int, seed: int) -> Trained:
-    # As TensorFlow chooses for itself.
+def _published(dataset: Dataset, epochs: int, seed: int) -> Trained:
+    # As TensorFlow decides.
     os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)
-    return _fit(data, epochs, seed)
+    return _fit(dataset, epochs, seed)
 
 
-def _fit(data: datasets.Dataset, epochs: int, seed: int, **settings: Any) -> Trained:
+def _fit(dataset: Dataset, epochs: int, seed: int, **settings: Any) -> Trained:
     quiet.import_tensorflow()
     import keras
 
     keras.utils.set_random_seed(seed)
-    images = data.train_images[:TRAINED_ON, ..., np.newaxis].astype("float32") / 255
-    labels = keras.utils.to_categorical(data.train_labels[:TRAINED_ON], 10)
-    tests = data.test_images[..., np.newaxis].astype("float32") / 255
+    images = dataset.train_images[:TRAINED_ON, ..., np.newaxis].astype("float32") / 255
+    labels = keras.utils.to_categorical(dataset.train_labels[:TRAINED_ON], 10)
+    tests = dataset.test_images[..., np.newaxis].astype("float32") / 255
     model = keras.Sequential([keras.Input((28, 28, 1)), *_layers("softmax")])
     model.compile(
         loss="categorical_crossentropy",
@@ -129,72 +137,68 @@ def _fit(data: datasets.Dataset, epochs: int, seed: int, **settings: Any) -> Tra
     )
 
     def accuracy() -> float:
-        answers = model.predict_on_batch(tests).argmax(axis=1)
-        return float((answers == data.test_labels).mean())
+        predictions = model.predict_on_batch(tests).argmax(axis=1)
+        return float((predictions == dataset.test_labels).mean())
 
-    laps = Laps(accuracy)
-    at_the_end = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: laps.lap())
+    timer = EpochTimer(accuracy)
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: timer.end_epoch())
     model.fit(
         images,
         labels,
         batch_size=BATCH_SIZE,
         epochs=epochs,
         verbose=0,
-        callbacks=[at_the_end],
+        callbacks=[callback],
     )
-    return laps, model.count_params()
+    return timer, model.count_params()
 
 
-def _trainer(data: datasets.Dataset, epochs: int, seed: int) -> Trained:
+def _trainer(dataset: Dataset, epochs: int, seed: int) -> Trained:
     quiet.import_tensorflow()
     import keras
     import tensorflow as tf
 
-    from mnist_tf import dataloader, machine
-    from mnist_tf.losses import cross_entropy
-    from mnist_tf.optimizers import build_optimizer
-    from mnist_tf.progress import Progress
-    from mnist_tf.trainer import Trainer
+    from mnist_tf import dataloader, nn
+    from mnist_tf.run import hardware
+    from mnist_tf.trainer import Progress, Trainer
 
     keras.utils.set_random_seed(seed)
-    machine.share_cores(SHARDS)
+    hardware.divide_cores(SHARDS)
     tf.config.experimental.enable_op_determinism()
     scale = keras.layers.Rescaling(1 / 255)
     model = keras.Sequential([keras.Input((28, 28, 1)), scale, *_layers(None)])
     # Keras's defaults.
-    optimizer = build_optimizer("adam", 0.001, momentum=0.9, beta_2=0.999)
+    optimizer = nn.build_optimizer("adam", 0.001, momentum=0.9, beta_2=0.999)
     steps = -(-TRAINED_ON // BATCH_SIZE)
-    tests = dataloader.evaluation_batches(data.test_images, data.test_labels)
-    laps = Laps(lambda: trainer.evaluate(tests)["accuracy"])
+    tests = dataloader.evaluation_batches(dataset.test_images, dataset.test_labels)
+    timer = EpochTimer(lambda: trainer.evaluate(tests)["accuracy"])
     batches = dataloader.training_batches(
-        data.train_images[:TRAINED_ON],
-        data.train_labels[:TRAINED_ON],
+        dataset.train_images[:TRAINED_ON],
+        dataset.train_labels[:TRAINED_ON],
         batch_size=BATCH_SIZE,
         seed=seed,
         stop=epochs * steps,
     )
     trainer = Trainer(
-        model=model, optimizer=optimizer, loss=cross_entropy, shards=SHARDS
+        model=model, optimizer=optimizer, loss=nn.cross_entropy, shards=SHARDS
     )
 
-    def at_the_end(progress: Progress) -> None:
+    def callback(progress: Progress) -> None:
         if progress.epoch_done:
-            laps.lap()
+            timer.end_epoch()
 
-    trainer.fit(batches, epochs=epochs, steps_per_epoch=steps, actions=[at_the_end])
-    return laps, model.count_params()
+    trainer.fit(batches, epochs=epochs, steps_per_epoch=steps, callbacks=[callback])
+    return timer, model.count_params()
 
 
-def _pytorch(
-    data: datasets.Dataset, epochs: int, seed: int, tuned: bool = False
-) -> Trained:
+def _pytorch(dataset: Dataset, epochs: int, seed: int, tuned: bool = False) -> Trained:
     import torch
     from torch import nn
 
     torch.manual_seed(seed)
     torch.set_num_threads(os.cpu_count() or 1)
     layout = torch.channels_last if tuned else torch.contiguous_format
-    network: Any = nn.Sequential(  # its stub does not know memory_format
+    network: Any = nn.Sequential(  # its stubs lack memory_format
         nn.Conv2d(1, 32, 3),
         nn.ReLU(),
         nn.MaxPool2d(2),
@@ -211,29 +215,30 @@ def _pytorch(
         scaled = torch.tensor(images.astype("float32") / 255)
         return scaled[:, None].to(memory_format=layout)
 
-    images, tests = tensor(data.train_images[:TRAINED_ON]), tensor(data.test_images)
-    labels = torch.tensor(data.train_labels[:TRAINED_ON])
+    images = tensor(dataset.train_images[:TRAINED_ON])
+    tests = tensor(dataset.test_images)
+    labels = torch.tensor(dataset.train_labels[:TRAINED_ON])
     loss = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), fused=tuned)
 
     def accuracy() -> float:
         model.eval()
         with torch.no_grad():
-            answers = model(tests).argmax(1).numpy()
+            predictions = model(tests).argmax(1).numpy()
         model.train()
-        return float((answers == data.test_labels).mean())
+        return float((predictions == dataset.test_labels).mean())
 
-    laps = Laps(accuracy)
+    timer = EpochTimer(accuracy)
     for _ in range(epochs):
-        for chosen in torch.randperm(TRAINED_ON).split(BATCH_SIZE):
+        for indices in torch.randperm(TRAINED_ON).split(BATCH_SIZE):
             optimizer.zero_grad()
-            loss(model(images[chosen]), labels[chosen]).backward()
+            loss(model(images[indices]), labels[indices]).backward()
             optimizer.step()
-        laps.lap()
-    return laps, sum(part.numel() for part in model.parameters())
+        timer.end_epoch()
+    return timer, sum(part.numel() for part in model.parameters())
 
 
-PEERS: dict[str, Callable[[datasets.Dataset, int, int], Trained]] = {
+PEERS: dict[str, Callable[[Dataset, int, int], Trained]] = {
     "fit": _published,
     "fit_onednn": _fit,
     "fit_tuned": functools.partial(_fit, jit_compile=False, steps_per_execution=50),
@@ -243,4 +248,4 @@ PEERS: dict[str, Callable[[datasets.Dataset, int, int], Trained]] = {
 }
 
 if __name__ == "__main__":
-    command.run(main)
+    run(main)

@@ -1,4 +1,4 @@
-"""What was measured -> results.md and chart.png."""
+"""Turns results into tables and a chart: results.md and chart.png."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks import host
 
-# One-sided 95 % quantile of Student's t by degrees of freedom, from any table of it.
+# 95 % quantiles of Student's t distribution with 1, 2, ... degrees of freedom.
 T_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 COLOURS = {
     "fast": "#d95f02",
@@ -23,7 +23,7 @@ TITLES = {
     "sample": "base on 5,000 digits",
     "fit": "Keras example, fit, 15 epochs",
     "fit_onednn": "Keras `fit`, oneDNN on",
-    "fit_tuned": "Keras `fit`, oneDNN on, no XLA, 50 steps a call",
+    "fit_tuned": "Keras `fit`, oneDNN on, no XLA, 50 steps per call",
     "trainer": "our Trainer",
     "pytorch": "PyTorch, eager",
     "pytorch_tuned": "PyTorch, eager, channels last, fused Adam",
@@ -32,7 +32,12 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def write(found: Mapping[str, Any], output: Path) -> None:
-    """Writes a table of each part, and the chart if the recipes were measured."""
+    """Writes a table for each part, and the chart if there are recipes.
+
+    Args:
+      found: the content of results.json: host and rows of each part.
+      output: directory to write to.
+    """
     tables = [
         _host(found[name]) + "\n\n" + table(found[name]["rows"])
         for name, table in TABLES.items()
@@ -45,7 +50,7 @@ def write(found: Mapping[str, Any], output: Path) -> None:
 
 
 def lower_bound(values: Sequence[float]) -> float:
-    """The one-sided 95 % bound of a mean of 2 to 10 values, by Student's t."""
+    """Returns the one-sided 95 % confidence bound of the mean of 2 to 10 values."""
     error = statistics.stdev(values) / math.sqrt(len(values))
     return statistics.mean(values) - T_95[len(values) - 2] * error
 
@@ -57,11 +62,11 @@ def _host(part: Mapping[str, Any]) -> str:
     busiest = max(row["busy"] for row in part["rows"])
     lines = [
         f"{about['processor']} with {about['instructions']}, {about['cores']} cores, "
-        f"{about['memory_gib']} GiB; {versions}. Use of the cores by others "
-        f"before a measurement: at most {busiest:.0f} %."
+        f"{about['memory_gib']} GiB; {versions}. CPU use by other processes before "
+        f"each measurement: at most {busiest:.0f} %."
     ]
     if busiest > host.BUSY:
-        lines.append("**The machine was busy: do not trust these figures.**")
+        lines.append("**The machine was busy: do not trust these results.**")
     return "\n".join(lines)
 
 
@@ -77,14 +82,14 @@ def _named(rows: Rows, name: str) -> Rows:
 
 
 def _end(run: Mapping[str, Any]) -> tuple[float, float]:
-    """Seconds and test accuracy, %, of a whole run; `fit` has them for each epoch."""
+    """Returns the seconds and the test accuracy in % of a run; `fit` has a list."""
     if run["name"] == "fit":
         return sum(run["seconds"]), 100 * run["accuracy"][-1]
     return run["seconds"], 100 * run["accuracy"]
 
 
 def _spread(values: Sequence[float], form: str) -> str:
-    """The median, and the range in brackets."""
+    """Returns the median, and the range in parentheses."""
     shown = [format(value, form) for value in (min(values), max(values))]
     return f"{statistics.median(values):{form}} ({shown[0]} to {shown[1]})"
 
@@ -98,7 +103,7 @@ def _recipes(rows: Rows) -> str:
         measured = [
             statistics.median(run[what] for run in runs)
             for what in ("trace", "command")
-            if what in runs[0]  # of a whole command, which `fit` is not
+            if what in runs[0]  # `fit` has neither
         ]
         mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
         lines.append(
@@ -115,15 +120,15 @@ def _recipes(rows: Rows) -> str:
             ]
         )
     heads = (
-        "recipe | parameters | n | test accuracy, % | at least (95 %) | "
-        "seconds of training, tracing included | of these tracing | "
-        "the whole command | times faster than fit | seeds"
+        "recipe | parameters | runs | test accuracy, % | at least (95 %) | "
+        "training time with tracing, s | tracing, s | whole command, s | "
+        "speed-up over fit | accuracy of each seed, %"
     )
     return _table(heads, lines)
 
 
 def _speed(row: Mapping[str, Any]) -> float:
-    """Images a second of the median epoch, the first left out: it traces."""
+    """Returns images per second in the median epoch but the first, which traces."""
     return row["images"] / statistics.median(row["seconds"][1:])
 
 
@@ -145,8 +150,8 @@ def _peers(rows: Rows) -> str:
             ]
         )
     heads = (
-        "the Keras example's network | rounds | images a second | "
-        "our Trainer is faster by, round by round | test accuracy, %"
+        "the Keras example's network | rounds | images per second | "
+        "speed-up of our Trainer in each round | test accuracy, %"
     )
     return _table(heads, lines)
 
@@ -161,7 +166,8 @@ def _networks(rows: Rows) -> str:
         ]
         for row in rows
     ]
-    return _table("network, one seed | parameters | test accuracy, % | seconds", lines)
+    heads = "network, one seed | parameters | test accuracy, % | training time, s"
+    return _table(heads, lines)
 
 
 def _answers(rows: Rows) -> str:
@@ -179,8 +185,8 @@ def _answers(rows: Rows) -> str:
         for runtime in ("litert", "tensorflow")
     ]
     heads = (
-        "model, runtime | process, s | MiB | warm, one image, ms | "
-        "warm, images a second | labels that differ | probabilities within"
+        "model, runtime | new process, s | peak memory, MiB | warm, one image, ms | "
+        "warm, images per second | labels that differ | largest probability difference"
     )
     return _table(heads, lines)
 
@@ -205,9 +211,10 @@ def _steps(rows: Rows) -> str:
             ]
         )
     heads = (
-        "step of base, 128 images | forward, ms | + gradients | + update | whole step "
-        "in the loop | a batch alone | its convolutions alone | their share of the "
-        "step | product, GFLOP/s | convolution, GFLOP/s | share of that"
+        "step of base.cfg, 128 images | forward, ms | + gradients | + update | "
+        "whole step in the loop | input pipeline alone | convolutions alone | "
+        "their share of the step | matrix product, GFLOP/s | convolution, GFLOP/s | "
+        "share of that"
     )
     return _table(heads, lines)
 
@@ -224,30 +231,35 @@ def _growth(rows: Rows) -> str:
         for row in rows
     ]
     heads = (
-        "what grows | to | images a second | peak memory, MiB | "
-        "of these after the first 50 steps, MiB"
+        "parameter | value | images per second | peak memory, MiB | "
+        "growth after the first 50 steps, MiB"
     )
     return _table(heads, lines)
 
 
+def _callback_seconds(run: Mapping[str, Any]) -> float:
+    # Results measured before they were called callbacks have "actions".
+    return run["callbacks"] if "callbacks" in run else run["actions"]
+
+
 def _saves(rows: Rows) -> str:
-    """What is done between the steps: saves, curves and the terminal."""
-    reference = statistics.median(row["actions"] for row in _named(rows, "0"))
+    """The time of the callbacks: checkpoints, TensorBoard and the progress bar."""
+    reference = statistics.median(map(_callback_seconds, _named(rows, "0")))
     lines = []
     for name in dict.fromkeys(row["name"] for row in rows):
         runs = _named(rows, name)
-        cost = [(row["actions"] - reference) / row["train"] for row in runs]
-        every = "each epoch" if name == "0" else f"every {name} s too"
+        cost = [(_callback_seconds(run) - reference) / run["train"] for run in runs]
+        every = "each epoch" if name == "0" else f"each epoch and every {name} s"
         lines.append(
             [
                 every,
                 str(len(runs)),
-                _spread([row["train"] for row in runs], ".1f"),
-                _spread([row["actions"] for row in runs], ".2f"),
+                _spread([run["train"] for run in runs], ".1f"),
+                _spread([_callback_seconds(run) for run in runs], ".2f"),
                 f"{statistics.median(cost):.1%}",
             ]
         )
-    heads = "base.cfg, saved | n | seconds of steps | between them | cost of the steps"
+    heads = "base.cfg, checkpoints | runs | steps, s | callbacks, s | overhead"
     return _table(heads, lines)
 
 
@@ -276,16 +288,16 @@ def _serving(rows: Rows) -> str:
                 ]
             )
     heads = (
-        "one image as JSON | connections | n | requests a second | "
-        "serve.py is faster by | median, ms | slowest hundredth, ms | no 200"
+        "one image as JSON | connections | runs | requests per second | "
+        "speed-up of serve.py | median, ms | 99th percentile, ms | not 200"
     )
     alone = found["alone"]
     rest = [
-        ["start to ready, s", f"{alone['start_seconds']:.2f}"],
+        ["start until ready, s", f"{alone['start_seconds']:.2f}"],
         ["resident memory when ready, MiB", f"{alone['memory_mib']:.0f}"],
-        ["after 10,000 requests", f"{alone['memory_after_10000_mib']:.0f}"],
-        ["after 100,000 requests", f"{alone['memory_at_the_end_mib']:.0f}"],
-        ["images a second, npy of 256", f"{alone['images_per_second']:,.0f}"],
+        ["after 10,000 requests, MiB", f"{alone['memory_after_10000_mib']:.0f}"],
+        ["after 100,000 requests, MiB", f"{alone['memory_at_the_end_mib']:.0f}"],
+        ["images per second, npy of 256", f"{alone['images_per_second']:,.0f}"],
     ]
     return _table(heads, lines) + "\n\n" + _table("serve.py alone | ", rest)
 
@@ -293,7 +305,7 @@ def _serving(rows: Rows) -> str:
 def _labels(rows: Rows) -> str:
     found = rows[-1]
     lines = [[way, str(count)] for way, count in found["differences"].items()]
-    heads = f"{found['images']:,} test images | labels that are not those of predict.py"
+    heads = f"{found['images']:,} test images | labels that differ from predict.py"
     return _table(heads, lines)
 
 
@@ -301,8 +313,8 @@ def _drawn(rows: Rows) -> str:
     found = rows[-1]
     plain = found["accuracy"]["plain"]
     lines = [
-        [way.replace("_", " "), f"{100 * share:.1f}", f"{100 * (plain - share):.1f}"]
-        for way, share in found["accuracy"].items()
+        [style.replace("_", " "), f"{100 * value:.1f}", f"{100 * (plain - value):.1f}"]
+        for style, value in found["accuracy"].items()
     ]
     heads = f"{found['images']:,} test digits | accuracy, % | points lost"
     return _table(heads, lines)
@@ -310,7 +322,7 @@ def _drawn(rows: Rows) -> str:
 
 def _repeat(rows: Rows) -> str:
     lines = [[row["name"], str(row["arrays"]), str(row["same"])] for row in rows]
-    heads = "the same command twice | arrays of the saved state | equal, bit for bit"
+    heads = "the same command twice | arrays in the checkpoint | equal, bit for bit"
     return _table(heads, lines)
 
 
@@ -331,7 +343,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
 
 
 def chart(rows: Rows, path: Path) -> None:
-    """Seconds of training against test accuracy, a dot for each seed."""
+    """Plots test accuracy against training time, a dot for each seed."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -345,7 +357,7 @@ def chart(rows: Rows, path: Path) -> None:
     for name in dict.fromkeys(row["name"] for row in rows):
         seconds, percent = zip(*map(_end, _named(rows, name)), strict=True)
         axes.scatter(seconds, percent, color=COLOURS[name], s=26, zorder=3)
-        # The curves of fit come to its dots from below.
+        # The curves of `fit` reach its dots from below.
         above = name == "fit"
         axes.annotate(
             TITLES.get(name, f"{name}.cfg"),

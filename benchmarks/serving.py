@@ -1,12 +1,12 @@
-"""Requests a second of serve.py beside LitServe, over the same model.
+"""Compares the requests per second of serve.py and LitServe on the same model.
 
     python -m benchmarks.serving --model_dir=out
 
-Starts both servers in turns, asks each over loopback from a process of its own, and
-prints one JSON object a measurement: requests a second, milliseconds of the median and
-of the slowest hundredth, answers that were no 200. Then, of ours alone: images a second
-in batches of 256 as npy, seconds from start to ready, resident memory, and that memory
-after 10,000 and after --requests.
+Starts both servers in turns and sends requests over loopback from another process.
+Prints a JSON object with a row for each measurement: requests per second, median and
+99th percentile of the latency in milliseconds, and the responses other than 200. Then
+measures serve.py alone: images per second in npy batches of 256, seconds from start to
+ready, resident memory, and that memory after 10,000 and after --requests requests.
 """
 
 import asyncio
@@ -27,28 +27,31 @@ from typing import Any
 
 import numpy as np
 import uvloop
+from absl import flags
 
-from benchmarks.host import numbers
-from mnist_tf import command
+from benchmarks.process import ROOT
+from mnist_tf.cli import parsing
+from mnist_tf.cli.main import run
 from mnist_tf.errors import UserError
 
-ROOT = Path(__file__).parents[1]
 PREDICT = "/v1/models/mnist:predict"
-PATIENCE = 60.0
-FLAGS = {
-    "model_dir": command.Flag("out", "Folder of the model."),
-    "seconds": command.Flag("3", "Length of each measurement."),
-    "rounds": command.Flag("6", "How often both servers take turns."),
-    "requests": command.Flag("100000", "Requests of the long run."),
-}
+TIMEOUT = 60.0  # seconds to start, and to stop
 
 
-class Serving:
-    """A server in a process of its own.
+class ServerProcess:
+    """A server in a process of its own; a context that stops it.
 
     Args:
-      name: "ours" or "litserve".
-      model_dir: of the model.
+      name: "ours" for serve.py, or "litserve".
+      model_dir: the model directory.
+
+    Attributes:
+      port: on 127.0.0.1.
+      path: route that takes predict requests.
+      start_seconds: from the start of the process until the server was ready.
+
+    Raises:
+      UserError: the server did not start.
     """
 
     def __init__(self, name: str, model_dir: str) -> None:
@@ -56,8 +59,8 @@ class Serving:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         if name == "ours":
-            flags = [f"--model_dir={model_dir}", f"--port={self.port}"]
-            arguments = ["serve.py", *flags, "--log_format=none"]
+            arguments = ["serve.py", f"--model_dir={model_dir}", f"--port={self.port}"]
+            arguments.append("--log_format=none")
             self.path = PREDICT
         else:
             arguments = ["-m", "benchmarks.peer_server", model_dir, str(self.port)]
@@ -70,86 +73,86 @@ class Serving:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self._wait("/readyz" if name == "ours" else "/health")
+        self._wait_until_ready("/readyz" if name == "ours" else "/health")
         self.start_seconds = time.perf_counter() - clock
 
-    def __enter__(self) -> "Serving":
+    def __enter__(self) -> "ServerProcess":
         return self
 
     def __exit__(self, *_: object) -> None:
-        # LitServe leaves its workers behind unless they are told as well.
+        # LitServe leaves its workers running unless they get the signal too.
         os.killpg(self.process.pid, signal.SIGTERM)
         try:
-            self.process.wait(PATIENCE)
+            self.process.wait(TIMEOUT)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
     def memory_mib(self) -> float:
-        """Resident memory of the process, MiB."""
+        """Returns the resident memory of the process in MiB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text("utf-8")
         found = re.search(r"VmRSS:\s*(\d+) kB", status)
         return int(found[1]) / 1024 if found else 0.0
 
-    def ask(self, body: bytes, connections: int, **until: float) -> dict[str, float]:
-        """Asks again and again over so many connections; see `_load`."""
+    def load(self, body: bytes, connections: int, **until: float) -> dict[str, float]:
+        """Sends requests over this many connections; see `_load`."""
         return uvloop.run(_load(self.port, self.path, body, connections, **until))
 
-    def _wait(self, path: str) -> None:
-        deadline = time.monotonic() + PATIENCE
+    def _wait_until_ready(self, path: str) -> None:
+        deadline = time.monotonic() + TIMEOUT
+        request = f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                raise UserError(f"a server ended with {self.process.returncode}")
-            try:
-                with socket.create_connection(("127.0.0.1", self.port)) as connection:
-                    connection.sendall(
-                        f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
-                    )
+                code = self.process.returncode
+                raise UserError(f"the server exited with {code} before it was ready")
+            # Refused while the server does not listen yet.
+            with contextlib.suppress(OSError):
+                address = ("127.0.0.1", self.port)
+                with socket.create_connection(address) as connection:
+                    connection.sendall(request)
                     if connection.recv(100).startswith(b"HTTP/1.1 200"):
                         return
-            except OSError:
-                pass
             time.sleep(0.005)
-        raise UserError("a server did not start in time")
+        raise UserError(f"the server was not ready within {TIMEOUT:.0f} s")
 
 
 class _Client(asyncio.Protocol):
-    """Asks over one connection, again as soon as the answer is there.
+    """Sends requests over one connection, each when the last has its response.
 
     Args:
-      request: its bytes.
-      more: says whether to ask again.
-      times: gets the seconds of each answer.
+      request: the bytes to send.
+      more: returns whether to send another request.
+      latencies: list to add the seconds of each response to.
     """
 
     def __init__(
-        self, request: bytes, more: Callable[[], bool], times: list[float]
+        self, request: bytes, more: Callable[[], bool], latencies: list[float]
     ) -> None:
         self.request = request
         self.more = more
-        self.times = times
+        self.latencies = latencies
         self.failures = 0
         self.done = asyncio.get_running_loop().create_future()
-        self.answer = b""
+        self.response = b""
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        self.ask()
+        self.send()
 
-    def ask(self) -> None:
+    def send(self) -> None:
         self.clock = time.perf_counter()
         self.transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:
-        self.answer += data
-        head, _, body = self.answer.partition(b"\r\n\r\n")
+        self.response += data
+        head, _, body = self.response.partition(b"\r\n\r\n")
         length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
         if length and len(body) == int(length[1]):
-            self.times.append(time.perf_counter() - self.clock)
+            self.latencies.append(time.perf_counter() - self.clock)
             self.failures += not head.startswith(b"HTTP/1.1 200")
-            self.answer = b""
+            self.response = b""
             if self.more():
-                self.ask()
+                self.send()
             else:
                 self.transport.close()
 
@@ -165,32 +168,32 @@ async def _load(
     seconds: float = 1e9,
     requests: float = 1e9,
 ) -> dict[str, float]:
-    """Asks until so many seconds are over or so many requests answered."""
+    """Sends requests until the seconds are over or that many have their response."""
     kind = "x-npy" if body.startswith(b"\x93NUMPY") else "json"
     head = (
         f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/{kind}\r\n"
         f"content-length: {len(body)}\r\n\r\n"
     ).encode()
-    times: list[float] = []
+    latencies: list[float] = []
     clock = time.perf_counter()
     end = clock + seconds
 
     def more() -> bool:
-        return time.perf_counter() < end and len(times) < requests
+        return time.perf_counter() < end and len(latencies) < requests
 
     loop = asyncio.get_running_loop()
-    clients = [_Client(head + body, more, times) for _ in range(connections)]
+    clients = [_Client(head + body, more, latencies) for _ in range(connections)]
     for client in clients:
         await loop.create_connection(
             functools.partial(_same, client), "127.0.0.1", port
         )
     await asyncio.gather(*(client.done for client in clients))
     elapsed = time.perf_counter() - clock
-    middle, late = np.percentile(times, [50, 99]) * 1e3
+    median, p99 = np.percentile(latencies, [50, 99]) * 1e3
     return {
-        "requests_per_second": len(times) / elapsed,
-        "median_ms": float(middle),
-        "p99_ms": float(late),
+        "requests_per_second": len(latencies) / elapsed,
+        "median_ms": float(median),
+        "p99_ms": float(p99),
         "failures": sum(client.failures for client in clients),
     }
 
@@ -200,38 +203,48 @@ def _same(client: _Client) -> _Client:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures as the flags say and prints what it found."""
-    given = command.parse(argv, FLAGS, __doc__ or "", lambda values: values)
-    values = numbers(
-        command.with_defaults(FLAGS, given), "seconds", "rounds", "requests"
-    )
+    """Measures both servers, then serve.py alone, and prints the results."""
+    values = parsing.parse(argv, __doc__ or "", _define, dict)
     model_dir = str(Path(values["model_dir"]).absolute())
-    rows: list[dict[str, Any]] = []
     digits = np.load(ROOT / "samples" / "digits.npy")
     body = json.dumps({"instances": digits[:1].tolist()}).encode()
+    seconds = values["seconds"]
+    rows: list[dict[str, Any]] = []
     for _ in range(values["rounds"]):
         for name in ("ours", "litserve"):
-            with Serving(name, model_dir) as server:
-                server.ask(body, 4, seconds=1.0)
+            with ServerProcess(name, model_dir) as server:
+                server.load(body, 4, seconds=1.0)  # warm-up
                 for connections in (1, 16):
-                    found = server.ask(body, connections, seconds=values["seconds"])
+                    found = server.load(body, connections, seconds=seconds)
                     rows.append({"name": name, "connections": connections, **found})
-    with Serving("ours", model_dir) as server:
+    with ServerProcess("ours", model_dir) as server:
         alone = {
             "start_seconds": server.start_seconds,
             "memory_mib": server.memory_mib(),
         }
-        many = server.ask(body, 64, seconds=values["seconds"])
-        rows.append({"name": "ours", "connections": 64, **many})
-        server.ask(body, 16, requests=10_000)
+        found = server.load(body, 64, seconds=seconds)
+        rows.append({"name": "ours", "connections": 64, **found})
+        server.load(body, 16, requests=10_000)
         alone["memory_after_10000_mib"] = server.memory_mib()
-        server.ask(body, 16, requests=values["requests"] - 10_000)
+        server.load(body, 16, requests=values["requests"] - 10_000)
         alone["memory_at_the_end_mib"] = server.memory_mib()
-        batch = _npy(np.resize(digits, (256, 28, 28)))
         server.path = "/predict"
-        found = server.ask(batch, 4, seconds=values["seconds"])
+        batch = _npy(np.resize(digits, (256, 28, 28)))
+        found = server.load(batch, 4, seconds=seconds)
         alone["images_per_second"] = 256 * found["requests_per_second"]
     json.dump({"rows": rows, "alone": alone}, sys.stdout)
+
+
+def _define(values: flags.FlagValues) -> None:
+    mine: dict = {"flag_values": values, "module_name": "Benchmark"}
+    flags.DEFINE_string("model_dir", "out", "Model directory to read.", **mine)
+    mine["lower_bound"] = 1
+    flags.DEFINE_integer("seconds", 3, "Seconds of each measurement.", **mine)
+    flags.DEFINE_integer("rounds", 6, "Number of rounds with both servers.", **mine)
+    mine["lower_bound"] = 10_000
+    flags.DEFINE_integer(
+        "requests", 100_000, "Requests before memory is read the last time.", **mine
+    )
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -241,4 +254,4 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    run(main)

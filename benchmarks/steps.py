@@ -1,88 +1,108 @@
-"""Where a training step of a recipe spends its time, beside what the machine can do.
+"""Measures the parts of a training step, and compares them with what the CPU can do.
 
-    python -m benchmarks.steps --recipe=base --data_dir=FOLDER   (recipes of cnn)
+    python -m benchmarks.steps --recipe=base --data_dir=DIRECTORY   (a recipe for cnn)
 
-Prints one JSON object with
-  limits        GFLOP/s of the machine: a large matrix product, and a convolution of
-                many channels, forward and its two gradients together
-  convolutions  ms that the step's own convolutions and dense layer take by themselves,
-                one after the other, forward and gradients, each on all shards at a time
-  flop          floating-point operations of these, a step
+Prints a JSON object:
+  limits        GFLOP/s of the machine: a large matrix product, and a convolution with
+                many channels, forward and both gradients together
+  convolutions  ms of the step's convolutions and dense layer alone, one after another,
+                forward and gradients, each on all shards in parallel
+  flop          floating-point operations of these per step
   forward, gradients, update, step
                 ms of the loss alone; with its gradients; with the optimizer's update;
-                and of the whole step as the trainer runs it, batches included
-  batch         ms that the pipeline takes for a batch when nothing else runs
+                and of the whole step in the training loop, input pipeline included
+  batch         ms of the input pipeline per batch when nothing else runs
 
-Limits and convolutions are computed as the step is: in as many shards side by side.
+Limits and convolutions are measured like the step, in as many parallel shards.
 """
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from mnist_tf import command, datasets, quiet
+from absl import flags
+
+from mnist_tf.cli import parsing, quiet
+from mnist_tf.cli.main import run
 from mnist_tf.config import Config
 from mnist_tf.errors import UserError
 
-STEPS = 50  # a trial
-TRIALS = 7  # the median counts
-FLAGS = {
-    "data_dir": command.Flag("", "Folder with all of MNIST."),
-    "recipe": command.Flag("base", "Name of the flag file in configs/."),
-    "precision": command.Flag("", "In place of the recipe's."),
-    "shards": command.Flag("", "In place of the recipe's."),
-    "deterministic": command.Flag(True, "Repeatable operations.", switch=True),
-}
+if TYPE_CHECKING:
+    from mnist_tf.experiment import Experiment
+    from mnist_tf.trainer import Progress, Trainer
+
+STEPS = 50  # per trial
+TRIALS = 7  # the result is their median
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures the recipe's step and prints what it found."""
-    values = command.with_defaults(
-        FLAGS, command.parse(argv, FLAGS, __doc__ or "", lambda given: given)
-    )
-    line = ["", f"--flagfile=configs/{values['recipe']}.cfg"]
-    given = [name for name in ("precision", "shards") if values[name]]
-    line += [f"--{name}={values[name]}" for name in given]
-    config = command.parse(line, command.config_flags(), "", Config.from_strings)
-    if config.model != "cnn":
-        raise UserError(f"recipe: got {values['recipe']!r}; give one of cnn")
+    """Measures the step of a recipe and prints the results."""
+    config, deterministic = parsing.parse(argv, __doc__ or "", _define, _converted)
     quiet.import_tensorflow()
     import tensorflow as tf
 
-    from mnist_tf import assembly
+    from mnist_tf import experiment
 
-    config = dataclasses.replace(
-        config, data_dir=values["data_dir"], validation_split=0.0
-    )
-    config = assembly.prepare(config)
-    data = datasets.load("mnist", config.data_dir)
+    config = experiment.prepare(config)
+    parts = experiment.Experiment(config)
     usual = contextlib.nullcontext()
     without = mock.patch.object(tf.config.experimental, "enable_op_determinism")
-    with usual if values["deterministic"] else without:
-        trainer = assembly.build_trainer(
-            config, data, tf.distribute.get_strategy(), 10**5
+    with usual if deterministic else without:
+        trainer = parts.build_trainer(config.learning_rate)
+    json.dump(_measure(parts, trainer), sys.stdout)
+
+
+def _define(values: flags.FlagValues) -> None:
+    mine: dict = {"flag_values": values, "module_name": "Benchmark"}
+    flags.DEFINE_string("data_dir", "", "Directory with all of MNIST.", **mine)
+    flags.DEFINE_string("recipe", "base", "Flag file to measure, without .cfg.", **mine)
+    flags.DEFINE_string("precision", None, "Overrides the recipe's.", **mine)
+    flags.DEFINE_string("shards", None, "Overrides the recipe's.", **mine)
+    flags.DEFINE_bool("deterministic", True, "Use deterministic operations.", **mine)
+
+
+def _converted(values: parsing.Values) -> tuple[Config, bool]:
+    overrides = [
+        f"--{name}={values[name]}"
+        for name in ("precision", "shards")
+        if values[name] is not None
+    ]
+    argv = ["", f"--flagfile={values['recipe']}.cfg", *overrides]
+    config = parsing.parse(
+        argv, "", parsing.define_config, lambda given: Config(**given)
+    )
+    if config.model != "cnn":
+        raise UserError(
+            f"--recipe must be one whose model is cnn (got {values['recipe']!r})"
         )
-    split = assembly.split(config, data, 1)["train"]
-    json.dump(_measure(config, trainer, split), sys.stdout)
+    config = dataclasses.replace(
+        config,
+        dataset="mnist",
+        data_dir=values["data_dir"],
+        validation_split=0.0,
+        epochs=1000,  # more steps than are measured
+    )
+    return config, values["deterministic"]
 
 
-def _measure(config: Config, trainer: Any, split: Any) -> dict[str, Any]:
+def _measure(parts: "Experiment", trainer: "Trainer") -> dict[str, Any]:
     import tensorflow as tf
 
-    from mnist_tf import assembly
-
-    batches = iter(assembly.training_batches(config, split, trainer, 10**6))
-    held = next(batches)
+    config = parts.config
+    step = _step(parts, trainer)
+    batches = iter(parts.training_batches(trainer))
+    images, labels = next(batches)
     variables = trainer.model.trainable_variables
 
-    def loss() -> tf.Tensor:
-        return tf.reduce_mean(trainer.loss(held[1], trainer.outputs(held[0])))
+    def loss() -> Any:  # AutoGraph does not know `tf` here
+        return trainer.total_loss(trainer.loss(labels, trainer.forward(images)))
 
     def gradients() -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
@@ -90,20 +110,16 @@ def _measure(config: Config, trainer: Any, split: Any) -> dict[str, Any]:
         return tape.gradient(value, variables)
 
     def update() -> None:
-        trainer.optimizer.apply(gradients(), variables)
+        trainer.apply_gradients(gradients())
 
-    def steps() -> None:
-        trainer._train_steps(batches, tf.constant(STEPS))
-
-    steps()
     measured = {
         "forward": _graph_median(loss),
         "gradients": _graph_median(gradients),
         "update": _graph_median(update),
-        "step": _median(steps) / STEPS,
+        "step": step,
         "batch": _median(lambda: next(batches), STEPS),
     }
-    own, flop = _convolutions(trainer.model, held[0], config.shards)
+    own, flop = _convolutions(trainer.model, images, config.shards)
     return measured | {
         "convolutions": own,
         "flop": flop,
@@ -113,8 +129,26 @@ def _measure(config: Config, trainer: Any, split: Any) -> dict[str, Any]:
     }
 
 
+def _step(parts: "Experiment", trainer: "Trainer") -> float:
+    """Returns the milliseconds of a step in the training loop."""
+    seconds: list[float] = []
+
+    def callback(progress: "Progress") -> None:
+        if progress.epoch_done:
+            seconds.append(trainer.seconds["train"])
+
+    trainer.fit(
+        parts.training_batches(trainer),
+        epochs=TRIALS + 1,  # the first is not counted
+        steps_per_epoch=STEPS,
+        callbacks=[callback],
+    )
+    trials = [after - before for before, after in itertools.pairwise(seconds)]
+    return statistics.median(trials) / STEPS * 1e3
+
+
 def _median(call: Callable[[], Any], calls: int = 1) -> float:
-    """Milliseconds of a call: the median of trials of `calls` each."""
+    """Returns the milliseconds of a call, the median of trials of `calls` each."""
     call()
     trials = []
     for _ in range(TRIALS):
@@ -126,10 +160,10 @@ def _median(call: Callable[[], Any], calls: int = 1) -> float:
 
 
 def _graph_median(body: Callable[[], Any], calls: int = STEPS) -> float:
-    """Milliseconds of a graph of `body`, less those of calling an empty graph.
+    """Returns the milliseconds of a graph of `body`, less those of an empty graph.
 
-    Each is a call of its own: in a loop inside the graph, TensorFlow would compute once
-    what is the same in each round.
+    Python calls the graph, because TensorFlow would move what does not change out of a
+    loop in the graph.
     """
     import tensorflow as tf
 
@@ -138,19 +172,19 @@ def _graph_median(body: Callable[[], Any], calls: int = STEPS) -> float:
 
 
 def _convolutions(model: Any, images: Any, shards: int) -> tuple[float, int]:
-    """Milliseconds and operations of a ConvNet's kernels, each by itself."""
+    """Returns the milliseconds and operations of a ConvNet's kernels, each alone."""
     import keras
     import tensorflow as tf
 
-    seen: list[tuple[Any, tuple[int, ...]]] = []
+    layers: list[tuple[Any, tuple[int, ...]]] = []  # with the shapes of their inputs
     features = tf.cast(images, model.compute_dtype)
     for layer in (*model.features, model.logits):
         if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
-            seen.append((layer, tuple(features.shape)))
+            layers.append((layer, tuple(features.shape)))
         features = layer(features)
 
     milliseconds, flop = 0.0, 0
-    for index, (layer, shape) in enumerate(seen):
+    for index, (layer, shape) in enumerate(layers):
         kernel = tf.cast(layer.kernel, layer.compute_dtype)
         inputs = tf.cast(tf.random.normal(shape), layer.compute_dtype)
         if isinstance(layer, keras.layers.Dense):
@@ -158,15 +192,15 @@ def _convolutions(model: Any, images: Any, shards: int) -> tuple[float, int]:
         else:
             padding = layer.padding.upper()
             calls, operations = _convolution(inputs, kernel, padding, shards)
-        if index == 0:  # nobody asks for the gradient of the images
+        if index == 0:  # training needs no gradient of the images
             calls = [calls[0], calls[2]]
         milliseconds += sum(_graph_median(call) for call in calls)
         flop += operations * len(calls)
     return milliseconds, flop
 
 
-def _side_by_side(call: Callable, *arguments: Any, shards: int) -> Callable:
-    """The call on all shards of its arguments."""
+def _in_shards(call: Callable, *arguments: Any, shards: int) -> Callable:
+    """Returns a function that calls `call` on each shard of the arguments."""
     import tensorflow as tf
 
     parts = [tf.split(each, shards) for each in arguments]
@@ -176,7 +210,7 @@ def _side_by_side(call: Callable, *arguments: Any, shards: int) -> Callable:
 def _convolution(
     inputs: Any, kernel: Any, padding: str, shards: int
 ) -> tuple[list[Callable], int]:
-    """Forward, gradient of the inputs, gradient of the kernel; operations of each."""
+    """Returns forward, gradient of the inputs and of the kernel; operations of each."""
     import tensorflow as tf
 
     outputs = tf.nn.conv2d(inputs, kernel, 1, padding)
@@ -196,15 +230,16 @@ def _convolution(
         )
 
     calls = [
-        _side_by_side(forward, inputs, shards=shards),
-        _side_by_side(of_inputs, inputs, outputs, shards=shards),
-        _side_by_side(of_kernel, inputs, outputs, shards=shards),
+        _in_shards(forward, inputs, shards=shards),
+        _in_shards(of_inputs, inputs, outputs, shards=shards),
+        _in_shards(of_kernel, inputs, outputs, shards=shards),
     ]
     positions = outputs.shape[0] * outputs.shape[1] * outputs.shape[2]
     return calls, 2 * positions * int(tf.size(kernel))
 
 
 def _dense(inputs: Any, kernel: Any, shards: int) -> tuple[list[Callable], int]:
+    """Returns the same for a dense layer."""
     import tensorflow as tf
 
     outputs = tf.matmul(inputs, kernel)
@@ -219,20 +254,20 @@ def _dense(inputs: Any, kernel: Any, shards: int) -> tuple[list[Callable], int]:
         return tf.matmul(x, y, transpose_a=True)
 
     calls = [
-        _side_by_side(forward, inputs, shards=shards),
-        _side_by_side(of_inputs, outputs, shards=shards),
-        _side_by_side(of_kernel, inputs, outputs, shards=shards),
+        _in_shards(forward, inputs, shards=shards),
+        _in_shards(of_inputs, outputs, shards=shards),
+        _in_shards(of_kernel, inputs, outputs, shards=shards),
     ]
     return calls, 2 * inputs.shape[0] * int(tf.size(kernel))
 
 
 def _limits(dtype: str, shards: int) -> dict[str, float]:
-    """GFLOP/s of a product of 2,048 x 2,048 and of a convolution of 128 channels."""
+    """Returns GFLOP/s of a 2,048 x 2,048 product and of a 128-channel convolution."""
     import tensorflow as tf
 
     size, calls = 2048, 4
     square = tf.cast(tf.random.normal([size, size]), dtype)
-    multiply = _side_by_side(lambda x: tf.matmul(x, square), square, shards=shards)
+    multiply = _in_shards(lambda x: tf.matmul(x, square), square, shards=shards)
     product = _graph_median(multiply, calls)
     inputs = tf.cast(tf.random.normal([128, 14, 14, 128]), dtype)
     kernel = tf.cast(tf.random.normal([3, 3, 128, 128]), dtype)
@@ -245,4 +280,4 @@ def _limits(dtype: str, shards: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    run(main)

@@ -1,15 +1,16 @@
-"""The model directory: the only file that knows what is in it and under which name.
+"""The model directory: the only file that knows its layout.
 
-    out/config.json   what was trained on what, and the checksums of the model's files
-    out/metrics.json  what was measured
-    out/saved_model/  SavedModel; signature `serve`
-    out/model.tflite  the same function for LiteRT
-    out/checkpoints/  what a run resumes from (written by `mnist_tf.checkpoints`)
+    out/config.json       settings, data set, versions, checksums of the other files
+    out/metrics.json      what was measured
+    out/saved_model/      SavedModel with the signature `serve`
+    out/model.tflite      the same function for LiteRT
+    out/model.weights.h5  the weights of the Keras model
+    out/checkpoints/      what a run resumes from (see `mnist_tf.run.checkpoints`)
 
-A new model replaces an old one in one step. It is written and synced in a folder of
-its own inside the model directory, and renaming that folder to `.incoming` is the
-moment it becomes the model: readers prefer what is in `.incoming`, and from there each
-part is moved to its place. A crash at any point leaves either model whole.
+A new model replaces an old one atomically. It is written and synced in a folder of its
+own inside the model directory; renaming that folder to `.incoming` makes it the model,
+because readers prefer what is in `.incoming`. From there each part is moved to its
+place. A crash at any point leaves the old or the new model intact.
 """
 
 import dataclasses
@@ -21,19 +22,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_tf.config import Config
+from mnist_tf.config import SETTINGS, Config
 from mnist_tf.errors import UserError
 
 if TYPE_CHECKING:
     import keras
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CHECKPOINTS = "checkpoints"
 
+_READABLE = (1, SCHEMA_VERSION)  # 1 has no weights, and settings of other names
 _CONFIG = "config.json"
 _METRICS = "metrics.json"
 _SAVED_MODEL = "saved_model"
 _TFLITE = "model.tflite"
+_WEIGHTS = "model.weights.h5"  # Keras requires this suffix
 _INCOMING = ".incoming"
 _WRITING = ".incoming.tmp"
 _OUTGOING = ".outgoing"
@@ -41,15 +44,15 @@ _OUTGOING = ".outgoing"
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """A model directory whose config.json was read and found in order.
+    """A model directory with a valid config.json.
 
     Attributes:
       path: the directory.
       config: the settings that the model was trained with.
       labels: the name of each class, in the order of the probabilities.
       image_shape: (height, width) of the images in pixels.
-      dataset: the name of the data set that it was trained on.
-      description: all of config.json.
+      dataset: the name of the data set that the model was trained on.
+      description: the content of config.json.
     """
 
     path: Path
@@ -60,78 +63,131 @@ class Artifact:
     description: Mapping[str, Any]
 
     def tflite(self) -> bytes:
-        """The LiteRT model, checked to be the one that config.json describes."""
+        """Returns the LiteRT model, after comparing its checksum."""
         return self._checked(_TFLITE)
 
+    def weights(self) -> Path:
+        """Returns the path of the Keras weights, after comparing their checksum."""
+        if self.description["schema_version"] == 1:
+            raise UserError(
+                f"{self.path} was written by an earlier version, without {_WEIGHTS}; "
+                "use it with `Predictor`, or train again"
+            )
+        self._checked(_WEIGHTS)
+        return _place(self.path, _WEIGHTS)
+
     def saved_model(self) -> Path:
-        """The SavedModel's folder, each file in it checked like `tflite`."""
+        """Returns the path of the SavedModel, after comparing its checksums."""
         for name in self.description["files"]:
             if name.startswith(f"{_SAVED_MODEL}/"):
                 self._checked(name)
         return _place(self.path, _SAVED_MODEL)
 
     def _checked(self, name: str) -> bytes:
-        found = _read(self.path, name)
+        content = _read(self.path, name)
         expected = self.description["files"].get(name)
-        if hashlib.sha256(found).hexdigest() != expected:
+        if hashlib.sha256(content).hexdigest() != expected:
             raise UserError(
-                f"{self.path / name}: is damaged, or comes from another run than "
-                f"{_CONFIG}; train again, or copy the whole folder again"
+                f"{self.path / name} is damaged or belongs to another run than "
+                f"{_CONFIG}; train again, or copy the whole directory again"
             )
-        return found
+        return content
 
 
 def holds_model(model_dir: str | os.PathLike) -> bool:
-    """Whether there is a model in the directory, readable or not."""
-    parts = (_CONFIG, _METRICS, _SAVED_MODEL, _TFLITE)
+    """Returns whether there is a model in the directory, valid or not."""
+    parts = (_CONFIG, _METRICS, _SAVED_MODEL, _TFLITE, _WEIGHTS)
     return any(_place(Path(model_dir), name).exists() for name in parts)
 
 
 def config_path(model_dir: str | os.PathLike) -> Path:
-    """Where the config.json of the model is at this moment."""
+    """Returns the current path of the model's config.json."""
     return _place(Path(model_dir), _CONFIG)
 
 
+def load_model(model_dir: str | os.PathLike) -> "keras.Model":
+    """Rebuilds the Keras model of a model directory, with its weights.
+
+    It maps images [B, H, W, 1] of 0..255 to logits [B, C] in float32. If the model was
+    trained with `--test_shift`, its attribute `network` is the model without that.
+
+    Raises:
+      UserError: there is no model, it is damaged or of an earlier version, or the code
+        of its network has changed.
+    """
+    # Here, because a reader of model directories needs no TensorFlow.
+    from mnist_tf.model import build
+
+    found = read(model_dir)
+    weights = found.weights()
+    model = build(
+        found.config.model,
+        vars(found.config),
+        image_shape=found.image_shape,
+        num_classes=len(found.labels),
+        test_shift=found.config.test_shift,
+    )
+    try:
+        model.load_weights(str(weights))
+    except ValueError as error:
+        raise UserError(
+            f"{weights} does not fit the network {found.config.model!r}, which has "
+            "changed since; train again"
+        ) from error
+    return model
+
+
 def read(model_dir: str | os.PathLike) -> Artifact:
-    """Reads config.json and checks that it describes a model of this version.
+    """Reads and checks the config.json of a model directory.
 
     Raises:
       UserError: there is no model, or config.json is damaged or of another version.
     """
     path = Path(model_dir)
     if not path.is_dir():
-        what = "is a file" if path.exists() else "no such folder"
-        raise UserError(f"model_dir: {path}: {what}; train a model there first")
+        what = "is a file" if path.exists() else "does not exist"
+        raise UserError(f"--model_dir {path} {what}; train a model there first")
+    content = _read(path, _CONFIG)
     name = path / _CONFIG
     try:
-        description = json.loads(_read(path, _CONFIG), parse_constant=_refuse_constant)
+        description = json.loads(content, parse_constant=_refuse_constant)
         version = description["schema_version"]
-        if version != SCHEMA_VERSION:
+        if version not in _READABLE:
             raise UserError(
-                f"{name}: got schema_version {version!r}; this version reads "
-                f"{SCHEMA_VERSION}"
+                f"schema_version must be 1 or {SCHEMA_VERSION} (got {version!r}); "
+                "train again, or update the project"
             )
-        labels = tuple(description["dataset"]["labels"])
-        image_shape = tuple(description["dataset"]["image_shape"])
-        dataset = description["dataset"]["name"]
-        files = description["files"]
-        config = Config.from_dict(description["config"])
+        settings, dataset = description["config"], description["dataset"]
+        if version == 1:
+            settings = {key: settings[key] for key in settings if key in SETTINGS}
+        return _checked_artifact(
+            Artifact(
+                path,
+                Config.from_dict(settings),
+                tuple(dataset["labels"]),
+                tuple(dataset["image_shape"]),
+                dataset["name"],
+                description,
+            )
+        )
     except UserError as error:
-        prefix = "" if str(error).startswith(str(path)) else f"{name}: "
-        raise UserError(f"{prefix}{error}") from error
+        raise UserError(f"{name}: {error}") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{name}: damaged ({what}); train again") from error
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{name} is damaged ({what}); train again") from error
+
+
+def _checked_artifact(found: Artifact) -> Artifact:
     if (
-        len(labels) < 2
-        or not all(isinstance(label, str) for label in labels)
-        or len(image_shape) != 2
-        or not all(type(side) is int and side > 0 for side in image_shape)
-        or not isinstance(dataset, str)
-        or not isinstance(files, dict)
+        len(found.labels) < 2
+        or not all(isinstance(label, str) for label in found.labels)
+        or len(found.image_shape) != 2
+        or not all(type(side) is int and side > 0 for side in found.image_shape)
+        or not isinstance(found.dataset, str)
+        or not isinstance(found.description["files"], dict)
     ):
-        raise UserError(f"{name}: damaged (dataset or files); train again")
-    return Artifact(path, config, labels, image_shape, dataset, description)
+        raise ValueError("dataset or files")
+    return found
 
 
 def write(
@@ -142,17 +198,17 @@ def write(
     description: Mapping[str, Any],
     metrics: Callable[[], Mapping[str, Any]],
 ) -> Mapping[str, Any]:
-    """Writes a model with all that belongs to it, replacing any that was there.
+    """Exports a model with its description and metrics, replacing any other.
 
     Args:
-      model_dir: made if it is not there; other files in it stay as they are.
+      model_dir: created if it does not exist; other files in it are left alone.
       model: maps images [B, H, W, 1] of 0..255 to logits; float32.
-      image_shape: (height, width) in pixels.
-      description: what config.json says besides version and checksums.
-      metrics: gives the contents of metrics.json, once the model is exported.
+      image_shape: (height, width) of an image in pixels.
+      description: the content of config.json besides version and checksums.
+      metrics: called after the export; returns the content of metrics.json.
 
     Returns:
-      The contents of metrics.json.
+      The content of metrics.json.
     """
     path = Path(model_dir)
     path.mkdir(parents=True, exist_ok=True)
@@ -185,7 +241,7 @@ def write(
 
 
 def settle(path: Path) -> None:
-    """Moves the parts of a written model to their places, if any still wait."""
+    """Moves the parts of a complete new model, if there is one, to their places."""
     incoming, outgoing = path / _INCOMING, path / _OUTGOING
     if incoming.is_dir():
         for part in sorted(incoming.iterdir()):
@@ -199,7 +255,7 @@ def settle(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Flushes a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -208,15 +264,14 @@ def sync(path: Path) -> None:
 
 
 def _export(model: "keras.Model", image_shape: tuple[int, int], folder: Path) -> None:
-    # Here, because a reader of model directories needs no TensorFlow.
-    import keras
+    import keras  # here for the same reason as in `load_model`
     import tensorflow as tf
 
     def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
         logits = model(images[..., tf.newaxis], training=False)
         return {"probabilities": tf.nn.softmax(logits)}
 
-    # The batch must be named as unknown; else the first size seen is frozen in.
+    # With an explicit batch of None; else the first batch size seen is frozen in.
     signature = tf.TensorSpec((None, *image_shape), tf.uint8, name="images")
     archive = keras.export.ExportArchive()
     archive.track(model)
@@ -227,10 +282,11 @@ def _export(model: "keras.Model", image_shape: tuple[int, int], folder: Path) ->
         str(saved_model), signature_keys=["serve"]
     )
     (folder / _TFLITE).write_bytes(converter.convert())
+    model.save_weights(str(folder / _WEIGHTS))
 
 
 def _place(path: Path, name: str) -> Path:
-    """Where a part is: waiting in `.incoming`, or already in its place."""
+    """Where a part is now: in `.incoming`, or already in its place."""
     waiting = path / _INCOMING / name
     return waiting if waiting.exists() else path / name
 
@@ -240,10 +296,10 @@ def _read(path: Path, name: str) -> bytes:
         try:
             return place.read_bytes()
         except FileNotFoundError:
-            continue  # moved in this moment, or not there at all
+            continue  # just being moved, or missing
         except OSError as error:
-            raise UserError(f"{place}: cannot be read ({error.strerror})") from error
-    raise UserError(f"{path / name}: no such file; train a model there first")
+            raise UserError(f"{place} cannot be read ({error.strerror})") from error
+    raise UserError(f"{path / name} does not exist; train a model there first")
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -252,4 +308,4 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(f"{name} is not valid JSON")

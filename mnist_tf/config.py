@@ -1,7 +1,7 @@
-"""Every setting of a run, declared once.
+"""The settings of a run, each declared once.
 
-A setting's type, default, help, group and limits stand in one place, the class
-`Config`. The flags of train.py, the checks and the JSON in the model directory all
+A setting's type, default, help text, group and limits stand in one place, the class
+`Config`. The flags of the train command, the checks and the JSON in the model directory
 follow from it: to add a setting, add a field.
 """
 
@@ -13,196 +13,197 @@ from typing import Any
 
 from mnist_tf.errors import UserError, unknown_name
 
-Check = Callable[[Any], bool]
+Limits = tuple[str, Callable[[Any], bool]]  # in words, and as a test
 
 
-def _setting(
+def setting(
     default: Any,
     help: str,
     group: str,
     *,
-    limits: tuple[str, Check] | None = None,
+    limits: Limits | None = None,
     choices: Collection[str] = (),
 ) -> Any:
-    """Declares a field; `limits` is what a value must be, in words and as a test."""
+    """Declares a field of `Config`.
+
+    Args:
+      default: its default.
+      help: what it does, for `--help`.
+      group: the heading in `--help`.
+      limits: what a value must be, in words and as a test.
+      choices: the allowed strings; any if empty.
+    """
     about = {"help": help, "group": group, "limits": limits, "choices": choices}
     return dataclasses.field(default=default, metadata=about)
 
 
-_POSITIVE = ("greater than 0", lambda value: value > 0)
-_AT_LEAST_0 = ("at least 0", lambda value: value >= 0)
-_AT_LEAST_1 = ("at least 1", lambda value: value >= 1)
-_FEW = ("from 1 to 100", lambda value: 1 <= value <= 100)
-_SHARE = ("at least 0 and below 1", lambda value: 0 <= value < 1)
-_ANGLE = ("from 0 to 45", lambda value: 0 <= value <= 45)
-_SEED = ("from 0 to 2**31 - 1", lambda value: 0 <= value < 2**31)
-_FILTERS = (
-    "one to three whole numbers from 1 to 4096",
+def between(low: float, high: float) -> Limits:
+    """Limits of a number, both included."""
+    return f"between {low} and {high}", lambda value: low <= value <= high
+
+
+POSITIVE = ("greater than 0", lambda value: value > 0)
+AT_LEAST_0 = ("at least 0", lambda value: value >= 0)
+AT_LEAST_1 = ("at least 1", lambda value: value >= 1)
+FRACTION = ("at least 0 and less than 1", lambda value: 0 <= value < 1)
+FILTERS = (
+    "one to three integers between 1 and 4096",
     lambda value: 1 <= len(value) <= 3 and min(value) >= 1 and max(value) <= 4096,
 )
-_THREADS = ("from 0 to 1024", lambda value: 0 <= value <= 1024)
-_PATH = ("the name of a folder", lambda value: value != "")
+PATH = ("a path", lambda value: value != "")
 
-_DATA, _MODEL, _TRAINING, _RUN = "Data", "Model", "Training", "Run"
+DATA, MODEL, TRAINING, RUN = "Data", "Model", "Training", "Run"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The settings of one training run; the fields are the flags of train.py.
+    """The settings of one training run; the fields are the flags of the train command.
 
     Raises:
-      UserError: any value is of the wrong type or outside its limits; the message
+      UserError: values have the wrong type or are outside their limits; the message
         lists all of them.
     """
 
     # fmt: off
-    dataset: str = _setting(
-        "auto",
-        "Data set to train on: auto, mnist, fashion_mnist, sample or custom. auto is "
-        "MNIST from --data_dir, else from the user's cache, else downloaded, else, "
-        "with a warning, the 5,000 digits that ship with the project. custom is "
-        "whatever --data_dir holds, not compared with any checksum.", _DATA)
-    data_dir: str = _setting(
-        "",
-        "Folder with the data: the four IDX files, gzipped or not, mnist.npz as Keras "
-        "has it, or pictures as train/<label>/*.png and test/<label>/*.png.", _DATA)
-    validation_split: float = _setting(
-        0.1, "Share of each class of the training images that is held out to watch "
-        "the run; 0 trains on all.", _DATA, limits=_SHARE)
-    augment: str = _setting(
-        "none", "How training images are distorted, anew at each step: none, shift "
-        "(whole pixels) or affine (shift, rotation, zoom and shear).",
-        _DATA, choices=("none", "shift", "affine"))
-    augment_shift: float = _setting(
-        2.0, "Furthest shift in pixels.", _DATA,
-        limits=("from 0 to 14", lambda value: 0 <= value <= 14))
-    augment_rotation: float = _setting(
-        10.0, "Largest rotation in degrees.", _DATA, limits=_ANGLE)
-    augment_zoom: float = _setting(
-        0.1, "Largest change of size; 0.1 is from 90 % to 110 %.", _DATA,
-        limits=("from 0 to 0.5", lambda value: 0 <= value <= 0.5))
-    augment_shear: float = _setting(
-        5.0, "Largest shear in degrees.", _DATA, limits=_ANGLE)
+    dataset: str = setting(
+        "auto", "Data set to train on: auto, mnist, fashion_mnist, sample or custom. "
+        "auto looks for MNIST in --data_dir, in the user's cache and on the network, "
+        "and falls back, with a warning, to the 5,000 digits that ship with the "
+        "project. custom reads whatever --data_dir holds, without comparing checksums.",
+        DATA)
+    data_dir: str = setting(
+        "", "Directory with the data: the four IDX files (gzipped or not), Keras's "
+        "mnist.npz, or image files as train/<label>/*.png and test/<label>/*.png.",
+        DATA)
+    validation_split: float = setting(
+        0.1, "Fraction of the training images of each class to hold out for "
+        "validation. 0 trains on all of them.", DATA, limits=FRACTION)
+    augment: str = setting(
+        "none", "Random augmentation of the training images at each step: none, shift "
+        "(by whole pixels) or affine (shift, rotation, zoom and shear).",
+        DATA, choices=("none", "shift", "affine"))
+    augment_shift: float = setting(
+        2.0, "Largest shift in pixels.", DATA, limits=between(0, 14))
+    augment_rotation: float = setting(
+        10.0, "Largest rotation in degrees.", DATA, limits=between(0, 45))
+    augment_zoom: float = setting(
+        0.1, "Largest relative change of size: 0.1 zooms between 90 % and 110 %.",
+        DATA, limits=between(0, 0.5))
+    augment_shear: float = setting(
+        5.0, "Largest shear in degrees.", DATA, limits=between(0, 45))
 
-    model: str = _setting(
-        "cnn", "Network to train: cnn (convolutions), fc (dense layers) or rnn "
-        "(bidirectional LSTMs over the rows).", _MODEL)
-    filters: tuple[int, ...] = _setting(
-        (16, 32, 64), "cnn: channels of each stage, separated by commas.",
-        _MODEL, limits=_FILTERS)
-    convs_per_stage: int = _setting(
+    model: str = setting(
+        "cnn", "Network to train: cnn (convolutional), fc (fully connected) or rnn "
+        "(bidirectional LSTMs over the rows of the image).", MODEL)
+    filters: tuple[int, ...] = setting(
+        (16, 32, 64), "cnn: number of filters in each stage.", MODEL, limits=FILTERS)
+    convs_per_stage: int = setting(
         1, "cnn: convolutions in each stage after the first. More are slower and more "
-        "accurate.", _MODEL, limits=_FEW)
-    num_layers: int = _setting(
-        3, "fc: dense layers, the last one included. rnn: stacked LSTMs.",
-        _MODEL, limits=_FEW)
-    units: int = _setting(
-        64, "rnn: size of the LSTM's state in each direction.", _MODEL,
-        limits=("from 1 to 4096", lambda value: 1 <= value <= 4096))
-    normalization: str = _setting(
-        "batch", "fc: batch normalises each hidden layer; none does not.",
-        _MODEL, choices=("batch", "none"))
-    dropout: float = _setting(
-        0.0, "Share of the features set to 0 at each training step. Helps networks "
-        "that learn the training images by heart.", _MODEL, limits=_SHARE)
-    precision: str = _setting(
-        "float32", "Number format of the computation: float32, bfloat16 (weights stay "
-        "float32) or auto, which is bfloat16 on an x86 CPU that computes with it "
-        "(avx512_bf16, amx_bf16) and float32 on anything else.",
-        _MODEL, choices=("float32", "bfloat16", "auto"))
-    test_shift: int = _setting(
-        0, "The finished network answers with the mean over the image and its copies "
-        "shifted by this many pixels in the eight directions: more accurate, at nine "
-        "times the work per answer. Validation during the run sees the image alone. 0 "
-        "never shifts.",
-        _MODEL, limits=("from 0 to 3", lambda value: 0 <= value <= 3))
+        "accurate.", MODEL, limits=between(1, 100))
+    num_layers: int = setting(
+        3, "fc: number of dense layers, the output layer included. rnn: number of "
+        "stacked LSTMs.", MODEL, limits=between(1, 100))
+    units: int = setting(
+        64, "rnn: units of each LSTM in each direction.", MODEL,
+        limits=between(1, 4096))
+    normalization: str = setting(
+        "batch", "fc: normalisation of the hidden layers, batch or none.",
+        MODEL, choices=("batch", "none"))
+    dropout: float = setting(
+        0.0, "Dropout rate. Regularises networks that overfit.", MODEL, limits=FRACTION)
+    precision: str = setting(
+        "float32", "Precision of the computation during training: float32, bfloat16 "
+        "(mixed precision with float32 weights), or auto, which is bfloat16 on x86 "
+        "CPUs with avx512_bf16 or amx_bf16 and float32 anywhere else.",
+        MODEL, choices=("float32", "bfloat16", "auto"))
+    test_shift: int = setting(
+        0, "Test-time augmentation: the exported model averages its predictions over "
+        "the image and eight copies shifted by this many pixels. More accurate, at "
+        "nine times the cost of a prediction. 0 turns it off.",
+        MODEL, limits=between(0, 3))
 
-    batch_size: int = _setting(
-        128, "Images a step. Larger steps are fewer and smoother.",
-        _TRAINING, limits=_AT_LEAST_1)
-    shards: int = _setting(
-        1, "Equal parts of each batch that go through the network side by side, each "
-        "with its share of the cores: faster where operations are small. Batch "
-        "normalisation sees one part at a time, and measuring has the cores of one.",
-        _TRAINING, limits=("from 1 to 64", lambda value: 1 <= value <= 64))
-    epochs: int = _setting(
-        4, "Epochs to train; validation follows each.", _TRAINING, limits=_AT_LEAST_1)
-    min_steps_per_epoch: int = _setting(
-        0, "Fewest steps an epoch: it goes through a small data set several times. 0 "
-        "is once.", _TRAINING, limits=_AT_LEAST_0)
-    max_steps_per_epoch: int = _setting(
-        0, "Most steps an epoch: it ends before it has gone through all images, and "
-        "the next goes on from there. 0 is no limit.", _TRAINING, limits=_AT_LEAST_0)
-    optimizer: str = _setting(
-        "adamw", "What turns gradients into updates: adam, adamw or sgd (Nesterov).",
-        _TRAINING, choices=("adam", "adamw", "sgd"))
-    learning_rate: float = _setting(
-        0.01, "Highest learning rate of the run. Too high diverges, too low crawls.",
-        _TRAINING, limits=_POSITIVE)
-    schedule: str = _setting(
-        "linear", "How the learning rate falls after the warm-up: constant, linear or "
-        "cosine.", _TRAINING, choices=("constant", "linear", "cosine"))
-    warmup: float = _setting(
-        0.25, "Share of the run during which the learning rate rises from 0.",
-        _TRAINING, limits=_SHARE)
-    momentum: float = _setting(
-        0.9, "Share of the last update that goes on (beta 1 of adam).",
-        _TRAINING, limits=_SHARE)
-    beta_2: float = _setting(
-        0.99, "adam, adamw: share of the old mean of squared gradients kept.",
-        _TRAINING, limits=_SHARE)
-    weight_decay: float = _setting(
-        0.004, "adamw, sgd: pull of the kernels towards 0 at each step, relative to "
-        "the learning rate.", _TRAINING, limits=_AT_LEAST_0)
-    gradient_clip: float = _setting(
-        0.0, "Longest gradient (global norm); 0 does not clip.",
-        _TRAINING, limits=_AT_LEAST_0)
-    label_smoothing: float = _setting(
-        0.0, "Share of each target spread over all classes; makes the network less "
-        "sure of itself.", _TRAINING, limits=_SHARE)
-    ema_decay: float = _setting(
-        0.0, "Keeps a moving average of the weights with this decay and evaluates and "
-        "saves it instead of the last weights; 0 does not.",
-        _TRAINING, limits=_SHARE)
-    early_stopping: int = _setting(
-        0, "Stops after this many epochs without a better validation accuracy; 0 "
-        "never does.", _TRAINING, limits=_AT_LEAST_0)
-    select: str = _setting(
-        "last", "Which weights the run ends with: last, or best by validation "
-        "accuracy.", _TRAINING, choices=("last", "best"))
-    seed: int = _setting(
-        1, "Decides every random draw; the same seed gives the same weights, bit for "
-        "bit, on the same machine.", _TRAINING, limits=_SEED)
+    batch_size: int = setting(
+        128, "Training images per step.", TRAINING, limits=AT_LEAST_1)
+    shards: int = setting(
+        1, "Split each batch into this many equal shards that run in parallel, each on "
+        "its share of the cores. Faster where operations are small. Batch "
+        "normalisation sees one shard at a time.", TRAINING, limits=between(1, 64))
+    epochs: int = setting(
+        4, "Number of epochs. Validation runs at the end of each.",
+        TRAINING, limits=AT_LEAST_1)
+    min_steps_per_epoch: int = setting(
+        0, "Repeat small data sets until an epoch has this many steps. 0 goes through "
+        "the data once.", TRAINING, limits=AT_LEAST_0)
+    max_steps_per_epoch: int = setting(
+        0, "End an epoch after this many steps; the next one continues with the "
+        "remaining images. 0 sets no limit.", TRAINING, limits=AT_LEAST_0)
+    optimizer: str = setting(
+        "adamw", "Optimizer: adam, adamw or sgd (with Nesterov momentum).",
+        TRAINING, choices=("adam", "adamw", "sgd"))
+    learning_rate: float = setting(
+        0.01, "Peak learning rate.", TRAINING, limits=POSITIVE)
+    schedule: str = setting(
+        "linear", "Learning-rate schedule after the warm-up: constant, or linear or "
+        "cosine decay to 0.", TRAINING, choices=("constant", "linear", "cosine"))
+    warmup: float = setting(
+        0.25, "Fraction of the run during which the learning rate rises linearly from "
+        "0.", TRAINING, limits=FRACTION)
+    momentum: float = setting(
+        0.9, "sgd: momentum. adam, adamw: beta_1.", TRAINING, limits=FRACTION)
+    beta_2: float = setting(
+        0.99, "adam, adamw: decay rate of the second-moment estimates.",
+        TRAINING, limits=FRACTION)
+    weight_decay: float = setting(
+        0.004, "adamw, sgd: decoupled weight decay of the kernels.",
+        TRAINING, limits=AT_LEAST_0)
+    global_clipnorm: float = setting(
+        0.0, "Clip the gradients to this global norm. 0 does not clip.",
+        TRAINING, limits=AT_LEAST_0)
+    label_smoothing: float = setting(
+        0.0, "Fraction of each one-hot target to spread evenly over all classes.",
+        TRAINING, limits=FRACTION)
+    ema_decay: float = setting(
+        0.0, "Evaluate and export an exponential moving average of the weights with "
+        "this decay. 0 uses the weights themselves.", TRAINING, limits=FRACTION)
+    early_stopping: int = setting(
+        0, "Stop after this many epochs without improvement of the validation "
+        "accuracy. 0 never stops early.", TRAINING, limits=AT_LEAST_0)
+    restore_best_weights: bool = setting(
+        False, "End with the weights of the epoch with the best validation accuracy "
+        "instead of the last ones.", TRAINING)
+    seed: int = setting(
+        1, "Seed of all randomness. The same seed gives the same weights, bit for bit, "
+        "on the same machine.", TRAINING,
+        limits=("between 0 and 2**31 - 1", lambda value: 0 <= value < 2**31))
 
-    model_dir: str = _setting(
-        "out", "Folder that the trained model is written to.", _RUN, limits=_PATH)
-    log_dir: str = _setting(
-        "logs", "Folder that TensorBoard reads; each run gets a folder in it.",
-        _RUN, limits=_PATH)
-    resume: bool = _setting(
-        False, "Goes on with the run in --model_dir from its last save.", _RUN)
-    overwrite: bool = _setting(
-        False, "Replaces the model that --model_dir holds.", _RUN)
-    save_every: int = _setting(
-        0, "Saves the state of the run every this many steps, besides at the end of "
-        "each epoch; 0 does not.", _RUN, limits=_AT_LEAST_0)
-    save_every_seconds: float = _setting(
-        0.0, "The same by the clock; 0 does not.", _RUN, limits=_AT_LEAST_0)
-    on_nonfinite: str = _setting(
-        "stop", "What to do when the loss or a weight is not a finite number any more: "
-        "stop, or rollback to the last save, with half the learning rate and three "
-        "times at the most.", _RUN, choices=("stop", "rollback"))
-    log_every: int = _setting(
-        50, "Steps between two looks at the run: progress, curves, saves.",
-        _RUN, limits=_AT_LEAST_1)
-    intra_op_threads: int = _setting(
-        0, "Threads of one operation; 0 leaves it to TensorFlow, or shares the cores "
-        "among --shards.",
-        _RUN, limits=_THREADS)
-    inter_op_threads: int = _setting(
-        0, "Operations side by side; 0 leaves it to TensorFlow, or is one for each of "
-        "--shards.",
-        _RUN, limits=_THREADS)
+    model_dir: str = setting(
+        "out", "Directory to write the trained model to.", RUN, limits=PATH)
+    log_dir: str = setting(
+        "logs", "Directory for TensorBoard; each run gets its own subdirectory.",
+        RUN, limits=PATH)
+    resume: bool = setting(
+        False, "Resume the run in --model_dir from its latest checkpoint.", RUN)
+    overwrite: bool = setting(
+        False, "Replace the model in --model_dir.", RUN)
+    save_every: int = setting(
+        0, "Save a checkpoint every this many steps, in addition to the end of each "
+        "epoch. 0 does not.", RUN, limits=AT_LEAST_0)
+    save_every_seconds: float = setting(
+        0.0, "Save a checkpoint at least every this many seconds. 0 does not.",
+        RUN, limits=AT_LEAST_0)
+    on_nonfinite: str = setting(
+        "stop", "When the loss or a weight is NaN or infinite: stop, or rollback to "
+        "the latest checkpoint with half the learning rate, up to three times.",
+        RUN, choices=("stop", "rollback"))
+    log_every: int = setting(
+        50, "Run the callbacks (progress, TensorBoard, checkpoints) every this many "
+        "steps.", RUN, limits=AT_LEAST_1)
+    intra_op_threads: int = setting(
+        0, "Threads within one operation. 0 lets TensorFlow decide, or divides the "
+        "cores among the --shards.", RUN, limits=between(0, 1024))
+    inter_op_threads: int = setting(
+        0, "Operations that run in parallel. 0 lets TensorFlow decide, or runs one per "
+        "shard.", RUN, limits=between(0, 1024))
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -211,7 +212,7 @@ class Config:
             raise UserError("; ".join(problems))
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON has them: lists in place of tuples."""
+        """Returns the settings as JSON types: lists in place of tuples."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
@@ -219,7 +220,7 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
-        """The inverse of `to_dict`; settings that are missing get their defaults."""
+        """Inverts `to_dict`; missing settings get their defaults."""
         unknown = [key for key in values if key not in SETTINGS]
         if unknown:
             problems = [unknown_name("setting", key, SETTINGS) for key in unknown]
@@ -231,83 +232,41 @@ class Config:
         return cls(**settings)
 
     def to_json(self) -> str:
-        """The settings as one JSON object."""
+        """Returns the settings as a JSON object."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
-        """The inverse of `to_json`.
+        """Inverts `to_json`.
 
         Raises:
-          UserError: this is not a JSON object of known settings with fitting values.
+          UserError: `text` is not a JSON object of known settings with valid values.
         """
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"settings: not JSON ({error})") from error
+            raise UserError(f"settings must be JSON ({error})") from error
         if not isinstance(values, dict):
-            raise UserError(f"settings: got {type(values).__name__}, not an object")
+            raise UserError(
+                f"settings must be a JSON object (got {type(values).__name__})"
+            )
         return cls.from_dict(values)
-
-    @classmethod
-    def from_strings(
-        cls,
-        values: Mapping[str, str | bool],
-        known: Mapping[str, Collection[str]] | None = None,
-    ) -> "Config":
-        """Makes a config of flags as they were typed.
-
-        Args:
-          values: by name; settings that are missing get their defaults.
-          known: names that a setting must be one of, such as those of the models.
-
-        Raises:
-          UserError: lists every value that does not fit.
-        """
-        parsed: dict[str, Any] = {}
-        problems = []
-        for name, value in values.items():
-            try:
-                parsed[name] = _parse(SETTINGS[name], value)
-            except ValueError:
-                wanted = _kind(SETTINGS[name])
-                problems.append(f"{name}: got {value!r}; give {wanted}")
-        for name, names in (known or {}).items():
-            if name in parsed and parsed[name] not in names:
-                problems.append(unknown_name(name, parsed[name], names))
-        try:
-            config = cls(**parsed)
-        except UserError as error:
-            raise UserError("; ".join([*problems, str(error)])) from error
-        if problems:
-            raise UserError("; ".join(problems))
-        return config
 
 
 SETTINGS: dict[str, dataclasses.Field] = {f.name: f for f in dataclasses.fields(Config)}
 
-
-def _kind(field: dataclasses.Field) -> str:
-    kinds: dict[Any, str] = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "a text",
-    }
-    return kinds.get(field.type, "whole numbers separated by commas")
-
-
-def _parse(field: dataclasses.Field, value: str | bool) -> Any:
-    if field.type in (bool, str):
-        return value
-    if field.type in (int, float):
-        return field.type(value)
-    return tuple(int(part) for part in str(value).split(","))
+_TYPES: dict[Any, str] = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a finite number",
+    str: "a string",
+    tuple[int, ...]: "a comma-separated list of integers",
+}
 
 
 def _has_type(field: dataclasses.Field, value: Any) -> bool:
     if field.type is float:
-        # Compared, because a whole number may be too large to become a float.
+        # Compared, because an integer may be too large to become a float.
         return type(value) in (int, float) and abs(value) <= sys.float_info.max
     if field.type in (bool, int, str):
         return type(value) is field.type
@@ -319,24 +278,28 @@ def _problems(config: Config) -> list[str]:
     for name, field in SETTINGS.items():
         value, about = getattr(config, name), field.metadata
         if not _has_type(field, value):
-            problems.append(f"{name}: got {value!r}; give {_kind(field)}")
+            problems.append(f"--{name} must be {_TYPES[field.type]} (got {value!r})")
         elif about["choices"] and value not in about["choices"]:
-            problems.append(unknown_name(name, value, about["choices"]))
+            problems.append(unknown_name(f"--{name}", value, about["choices"]))
         elif about["limits"] and not about["limits"][1](value):
-            problems.append(f"{name}: got {value!r}; give {about['limits'][0]}")
-    if not problems:
-        if config.resume and config.overwrite:
-            problems.append("resume and overwrite: got both; give one of them")
-        fewest, most = config.min_steps_per_epoch, config.max_steps_per_epoch
-        if most and fewest > most:
-            problems.append(
-                f"min_steps_per_epoch, max_steps_per_epoch: got {fewest} and {most}; "
-                "lower the first or raise the second"
-            )
-        watched = config.early_stopping > 0 or config.select == "best"
-        if watched and config.validation_split == 0:
-            problems.append(
-                "validation_split: got 0.0; give more than 0, or no early_stopping "
-                "and select=last, which need validation images"
-            )
+            problems.append(f"--{name} must be {about['limits'][0]} (got {value!r})")
+    return problems or _conflicts(config)
+
+
+def _conflicts(config: Config) -> list[str]:
+    problems = []
+    if config.resume and config.overwrite:
+        problems.append("--resume and --overwrite exclude each other; use one of them")
+    fewest, most = config.min_steps_per_epoch, config.max_steps_per_epoch
+    if most and fewest > most:
+        problems.append(
+            "--min_steps_per_epoch must not exceed --max_steps_per_epoch (got "
+            f"{fewest} and {most})"
+        )
+    validates = config.early_stopping > 0 or config.restore_best_weights
+    if validates and config.validation_split == 0:
+        problems.append(
+            "--early_stopping and --restore_best_weights need validation images; set "
+            "--validation_split above 0 (got 0.0)"
+        )
     return problems

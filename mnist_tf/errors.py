@@ -1,4 +1,4 @@
-"""How a run ends that does not reach its end, and the words for a wrong name."""
+"""Errors that users can mend, and the wording of warnings and unknown names."""
 
 import difflib
 import signal
@@ -8,18 +8,18 @@ from collections.abc import Collection
 
 
 class UserError(ValueError):
-    """What is wrong, the value seen and how to mend it, in words for the user.
+    """A mistake of the user: what is wrong, the value seen and how to mend it.
 
-    The commands print it as `error: ...` and exit with 1; every other exception is a
-    defect of ours and keeps its traceback.
+    The commands print it as one line, `error: ...`, and exit with 1. Any other
+    exception is a bug and keeps its traceback.
     """
 
 
-class Interrupted(Exception):  # noqa: N818 (an end, not an error)
-    """A signal ended the run early; what was reached is saved.
+class Interrupted(Exception):  # noqa: N818 (not an error)
+    """A signal ended the run early; its state is saved.
 
     Attributes:
-      signum: the signal; the command exits with 128 more.
+      signum: the signal; the command exits with 128 + `signum`.
     """
 
     def __init__(self, signum: int, message: str) -> None:
@@ -27,19 +27,19 @@ class Interrupted(Exception):  # noqa: N818 (an end, not an error)
         self.signum = signum
 
 
-def warn(sentence: str) -> None:
-    """Prints a warning to standard error, framed so that it is not missed."""
+def warn(message: str) -> None:
+    """Prints a warning to standard error, framed so that it is not overlooked."""
     frame = "!" * 80
-    lines = textwrap.wrap(f"warning: {sentence}", 80)
+    lines = textwrap.wrap(f"warning: {message}", 80)
     print("\n".join([frame, *lines, frame]), file=sys.stderr, flush=True)
 
 
 def unknown_name(what: str, name: str, known: Collection[str]) -> str:
-    """Says that no `what` is called `name`, and which known one is nearest.
+    """Words the error for a name that is not among the known ones.
 
-    >>> unknown_name("model", "cmn", ["cnn", "fc"])
-    "model: got 'cmn' (did you mean 'cnn'?); choose from cnn, fc"
+    >>> unknown_name("--model", "cmn", ["cnn", "fc"])
+    "--model must be one of cnn, fc (got 'cmn'; did you mean 'cnn'?)"
     """
     near = difflib.get_close_matches(str(name), known, 1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{what}: got {name!r}{hint}; choose from {', '.join(known)}"
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{what} must be one of {', '.join(known)} (got {name!r}{hint})"

@@ -1,10 +1,13 @@
-"""One training run, from settings to a model directory: wires the parts together."""
+"""One training run, from settings to a model directory: wires the parts together.
+
+The only file that unpacks a `Config`; every part takes values and objects.
+"""
 
 import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +15,30 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mnist_tf import (
-    actions,
-    artifact,
-    assembly,
-    checkpoints,
-    dataloader,
-    datasets,
-    evaluation,
-    folders,
-    records,
-)
+from mnist_tf import artifact, data, dataloader, model, nn
 from mnist_tf.config import Config
 from mnist_tf.errors import Interrupted, UserError, warn
-from mnist_tf.model import MODELS
-from mnist_tf.progress import Action
-from mnist_tf.trainer import NotFiniteError, Trainer
+from mnist_tf.run import callbacks, checkpoints, directory, hardware, manifest
+from mnist_tf.run.signals import GracefulStop
+from mnist_tf.trainer import Callback, NotFiniteError, Trainer
 
-# What a setting that is a name may be; `Config` itself knows no TensorFlow.
-KNOWN_NAMES = {"dataset": list(datasets.DATASETS), "model": list(MODELS)}
+Arrays = tuple[np.ndarray, np.ndarray]  # images uint8 [n, H, W], labels int64 [n]
 
-_MOST_ROLLBACKS = 3  # what three cannot mend is not the learning rate
-_SLOWER = 0.5  # what a rollback makes of the learning rate
+_MAX_ROLLBACKS = 3  # what these do not cure is not the learning rate
+_ROLLBACK_FACTOR = 0.5  # of the learning rate
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
-      model: the trained network as it was measured and written: float32, and with its
-        answers averaged over shifts if `test_shift` says so.
-      description: what config.json says.
-      metrics: what metrics.json says.
-      model_dir: where the model is.
-      log_dir: where its curves are.
+      model: the trained network as it was evaluated and exported: float32, with the
+        test-time augmentation of `test_shift`.
+      description: the content of config.json.
+      metrics: the content of metrics.json.
+      model_dir: the model directory.
+      log_dir: the TensorBoard directory of the run.
     """
 
     model: keras.Model
@@ -56,231 +48,373 @@ class Result:
     log_dir: Path
 
     def __str__(self) -> str:
-        places = (self.model_dir, self.log_dir)
-        return records.summary(self.description, self.metrics, places)
+        folders = (self.model_dir, self.log_dir)
+        return manifest.summary(self.description, self.metrics, folders)
 
 
-def run(config: Config, strategy: tf.distribute.Strategy | None = None) -> Result:
+def run(
+    config: Config,
+    strategy: tf.distribute.Strategy | None = None,
+    *,
+    trainer_class: Callable[..., Trainer] = Trainer,
+    extra_callbacks: Sequence[Callback] = (),
+) -> Result:
     """Trains as `config` says and writes the model directory.
 
     Args:
       config: all settings.
-      strategy: devices to train on; the one in force unless given.
+      strategy: the distribution strategy; the current one by default.
+      trainer_class: makes the trainer, such as a subclass with another `train_step`.
+      extra_callbacks: called after progress and TensorBoard, before checkpoints.
 
     Raises:
-      UserError: the settings do not fit the data or the folders, or training failed.
-      Interrupted: SIGINT or SIGTERM came; the state of the run is saved.
+      UserError: the settings do not fit the data or directories, or training failed.
+      Interrupted: SIGINT or SIGTERM arrived; the state of the run is saved.
     """
-    config = assembly.prepare(config)
-    strategy = strategy or tf.distribute.get_strategy()
-    folders.check(config)
-    clock = time.perf_counter()
-    dataset = datasets.load(config.dataset, config.data_dir)
-    if dataset.warning:
-        warn(dataset.warning)
-    splits = assembly.split(config, dataset, strategy.num_replicas_in_sync)
-    seconds = {"data": time.perf_counter() - clock}
-    with folders.locked(config.model_dir):
-        folders.check(config)  # as others left it that had the lock
-        saves = _Saves(config)
-        trainer, description = _train(config, dataset, splits, strategy, saves)
-        trainer.finish()
-        model = assembly.finished_model(config, dataset, trainer)
-        figures = {"dataset": dataset.name, **_measure(config, splits, trainer, model)}
-        seconds |= trainer.seconds
-        metrics = _publish(config, model, description, figures, seconds)
-    return Result(model, description, metrics, Path(config.model_dir), saves.log_dir)
+    config = prepare(config)
+    _check_directories(config)
+    experiment = Experiment(config, strategy, trainer_class=trainer_class)
+    with directory.locked(config.model_dir):
+        _check_directories(config)  # as the previous owner of the lock left them
+        return experiment.run(extra_callbacks)
 
 
-class _Saves:
-    """The saves of a run: the files, and the last one in memory.
+def prepare(config: Config) -> Config:
+    """Sets the thread pools, and resolves what `auto` stands for on this computer."""
+    hardware.set_threads(config.intra_op_threads, config.inter_op_threads)
+    if config.shards > 1:
+        hardware.divide_cores(config.shards)
+    if config.precision != "auto":
+        return config
+    return dataclasses.replace(config, precision=hardware.fastest_precision())
+
+
+def _check_directories(config: Config) -> None:
+    directory.check(
+        config.model_dir,
+        config.log_dir,
+        resume=config.resume,
+        overwrite=config.overwrite,
+    )
+
+
+class Experiment:
+    """The parts of a run.
 
     Args:
-      config: all settings; with `resume`, the last save that is whole is read.
+      config: all settings, `prepare`d.
+      strategy: the distribution strategy; the current one by default.
+      trainer_class: makes the trainer.
 
     Attributes:
-      log_dir: where the curves of the run are.
-      rollbacks: how often the run went back to a save because of what is not finite.
+      dataset: the data set.
+      splits: images and labels of train, validation and test.
+      steps_per_epoch: steps in each epoch.
+      steps: steps in the run.
 
     Raises:
-      UserError: there is no save to resume from, or none that can be read.
+      UserError: the settings do not fit the data.
     """
 
-    def __init__(self, config: Config) -> None:
-        self.folder = folders.saves(config)
-        self.stale = checkpoints.find(self.folder) if config.overwrite else []
-        self.last: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None
-        self.rollbacks = 0
-        if config.resume:
-            arrays, record, damaged = checkpoints.load(self.folder)
-            for sentence in damaged:
-                _say(f"warning: {sentence}; using the one before")
-            self.last = arrays, record
-            self.rollbacks = record["rollbacks"]
-            self.log_name = record["log_name"]
-        else:
-            self.log_name = folders.new_log_name(config)
-        self.log_dir = Path(config.log_dir) / self.log_name
+    def __init__(
+        self,
+        config: Config,
+        strategy: tf.distribute.Strategy | None = None,
+        trainer_class: Callable[..., Trainer] = Trainer,
+    ) -> None:
+        clock = time.perf_counter()
+        self.config = config
+        self.strategy = strategy or tf.distribute.get_strategy()
+        self.trainer_class = trainer_class
+        self.dataset = data.load(config.dataset, config.data_dir)
+        if self.dataset.warning:
+            warn(self.dataset.warning)
+        self.splits = _split(config, self.dataset, self.strategy.num_replicas_in_sync)
+        steps = -(-len(self.splits["train"][1]) // config.batch_size)  # in one pass
+        steps = max(steps, config.min_steps_per_epoch)
+        self.steps_per_epoch = min(steps, config.max_steps_per_epoch or steps)
+        self.steps = config.epochs * self.steps_per_epoch
+        self.seconds = {"data": time.perf_counter() - clock}
 
-    def restore(self, trainer: Trainer, description: Mapping[str, Any]) -> None:
-        """Puts a new trainer where the last save is, if there is one."""
-        if self.last:
-            arrays, record = self.last
-            records.check_same(record["description"], description)
-            trainer.restore(arrays, record)
-
-    def save(self, trainer: Trainer, description: Mapping[str, Any]) -> None:
-        """Saves where a trainer is."""
-        arrays, record = trainer.state()
-        record |= {
-            "description": description,
-            "log_name": self.log_name,
-            "rollbacks": self.rollbacks,
-        }
-        checkpoints.save(self.folder, trainer.step, arrays, record, self.stale)
-        self.stale = []
-        self.last = arrays, record
-
-
-def _train(
-    config: Config,
-    dataset: datasets.Dataset,
-    splits: Mapping[str, tuple],
-    strategy: tf.distribute.Strategy,
-    saves: _Saves,
-) -> tuple[Trainer, dict[str, Any]]:
-    """Trains to the end; returns the trainer and what config.json says of the run."""
-    steps_per_epoch = assembly.steps_per_epoch(config, len(splits["train"][1]))
-    steps = config.epochs * steps_per_epoch
-    while True:
-        rate = config.learning_rate * _SLOWER**saves.rollbacks
-        slowed = dataclasses.replace(config, learning_rate=rate)
-        trainer = assembly.build_trainer(slowed, dataset, strategy, steps)
-        assembly.check_room(config, dataset, trainer)
-        description = records.describe(config, dataset, splits, trainer.model)
-        saves.restore(trainer, description)
-        try:
-            save = functools.partial(saves.save, trainer, description)
-            _fit(config, splits, trainer, steps_per_epoch, save, saves.log_dir)
-            return trainer, description
-        except NotFiniteError as error:
-            if config.on_nonfinite == "stop" or saves.rollbacks == _MOST_ROLLBACKS:
-                raise
-            saves.rollbacks += 1
-            step = saves.last[1]["step"] if saves.last else 0
-            warn(
-                f"{error}. Goes back to step {step} with --learning_rate="
-                f"{rate * _SLOWER:g} ({saves.rollbacks} of {_MOST_ROLLBACKS} times)"
-            )
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
-
-
-def _fit(
-    config: Config,
-    splits: Mapping[str, tuple],
-    trainer: Trainer,
-    steps_per_epoch: int,
-    save: Callable[[], None],
-    log_dir: Path,
-) -> None:
-    """Trains to the end, or until a signal or the early stop says so."""
-    steps = config.epochs * steps_per_epoch
-    if trainer.step >= steps:
-        _say("the run is finished; raise --epochs to go on with it")
-    progress = actions.ShowProgress(done=trainer.step)
-    curves = actions.WriteCurves(log_dir, config.to_dict(), trainer.step)
-    along: list[Action] = [
-        progress,
-        curves,
-        actions.SaveState(
-            save, config.save_every, config.save_every_seconds, trainer.step
-        ),
-    ]
-    if config.early_stopping:
-        patience = config.early_stopping
-        early = actions.EarlyStopping(trainer.stop, lambda: trainer.history, patience)
-        early.check()
-        along.append(early)
-
-    def stop(signal: str) -> bool:
-        if trainer.running:  # else nothing is lost that is not saved
-            trainer.stop(signal)
-        return trainer.running
-
-    with actions.StopOnSignal(stop) as signals:
-        try:
-            trainer.fit(
-                assembly.training_batches(config, splits["train"], trainer, steps),
-                epochs=config.epochs,
-                steps_per_epoch=steps_per_epoch,
-                validation=assembly.evaluation_batches(splits["validation"], trainer),
-                actions=along,
-            )
-        finally:
-            progress.close()
-        curves.close()
-        if signals.signum:
-            save()
-            raise Interrupted(
-                signals.signum,
-                f"saved at step {trainer.step} of {steps}; --resume goes on from there",
-            )
-    if trainer.stopped:
-        _say(f"stopped early: {trainer.stopped}")
-
-
-def _publish(
-    config: Config,
-    model: keras.Model,
-    description: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-    seconds: Mapping[str, float],
-) -> Mapping[str, Any]:
-    """Writes the model directory; returns its metrics."""
-    clock = time.perf_counter()
-
-    def timed() -> dict[str, Any]:
-        export = time.perf_counter() - clock
-        return {**metrics, "seconds": {**seconds, "export": export}}
-
-    height, width = description["dataset"]["image_shape"]
-    try:
-        return artifact.write(
-            config.model_dir,
-            model=model,
-            image_shape=(height, width),
-            description=description,
-            metrics=timed,
+    def run(self, extra_callbacks: Sequence[Callback] = ()) -> Result:
+        """Trains, evaluates and writes the model directory."""
+        config = self.config
+        model_dir = Path(config.model_dir)
+        manager = checkpoints.CheckpointManager(
+            model_dir / artifact.CHECKPOINTS, config.resume
         )
-    except (OSError, tf.errors.OpError) as error:
+        if not manager.log_name:
+            manager.log_name = directory.new_log_name(config.log_dir, config.model)
+        log_dir = Path(config.log_dir) / manager.log_name
+        trainer, description = self._train(manager, log_dir, extra_callbacks)
+        trainer.finish()
+        finished = self.build_model("float32", config.test_shift)
+        finished.set_weights(trainer.model.get_weights())
+        measured = self._evaluate(trainer, finished)
+        metrics = self._export(finished, description, measured, trainer.seconds)
+        return Result(finished, description, metrics, model_dir, log_dir)
+
+    def build_model(self, precision: str, test_shift: int = 0) -> keras.Model:
+        """Builds the network for the images and labels of the data set."""
+        return model.build(
+            self.config.model,
+            vars(self.config),
+            image_shape=self.dataset.train_images.shape[1:],
+            num_classes=len(self.dataset.labels),
+            precision=precision,
+            test_shift=test_shift,
+        )
+
+    def build_trainer(self, learning_rate: float) -> Trainer:
+        """Builds network, optimizer and trainer, for this peak learning rate."""
+        clock = time.perf_counter()
+        config = self.config
+        keras.utils.set_random_seed(config.seed)
+        # Costs nothing measurable, as the pipeline has no stateful random operation.
+        tf.config.experimental.enable_op_determinism()
+        smoothed = functools.partial(
+            nn.cross_entropy, label_smoothing=config.label_smoothing
+        )
+        with self.strategy.scope():
+            schedule = nn.WarmupSchedule(
+                learning_rate, self.steps, config.warmup, config.schedule
+            )
+            optimizer = nn.build_optimizer(
+                config.optimizer,
+                schedule,
+                momentum=config.momentum,
+                beta_2=config.beta_2,
+                weight_decay=config.weight_decay,
+                global_clipnorm=config.global_clipnorm,
+                ema_decay=config.ema_decay,
+            )
+            network = self.build_model(config.precision)
+        trainer = self.trainer_class(
+            model=network,
+            optimizer=optimizer,
+            loss=smoothed,
+            evaluation_loss=nn.cross_entropy,
+            metrics=nn.METRICS,
+            strategy=self.strategy,
+            restore_best_weights=config.restore_best_weights,
+            log_every=min(config.log_every, config.save_every or config.log_every),
+            shards=config.shards,
+        )
+        trainer.seconds["trace"] += time.perf_counter() - clock
+        return trainer
+
+    def training_batches(self, trainer: Trainer) -> tf.data.Dataset:
+        """Returns the batches from the trainer's step to the end, for all replicas."""
+        clock = time.perf_counter()
+        config = self.config
+        augmentation = {
+            "none": None,
+            "shift": nn.Augmentation(config.augment_shift, whole_pixels=True),
+            "affine": nn.Augmentation(
+                config.augment_shift,
+                config.augment_rotation,
+                config.augment_zoom,
+                config.augment_shear,
+            ),
+        }[config.augment]
+
+        def pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            return dataloader.training_batches(
+                *self.splits["train"],
+                batch_size=config.batch_size,
+                seed=config.seed,
+                augmentation=augmentation,
+                start=trainer.step,
+                stop=self.steps,
+                replicas=context.num_replicas_in_sync,
+                pipeline=context.input_pipeline_id,
+                pipelines=context.num_input_pipelines,
+            )
+
+        batches = self.strategy.distribute_datasets_from_function(pipeline)
+        trainer.seconds["trace"] += time.perf_counter() - clock
+        return batches
+
+    def evaluation_batches(self, split: str) -> Iterable | None:
+        """Returns every sample of a split once; None if it has none."""
+        if not len(self.splits[split][1]):
+            return None
+        batches = dataloader.evaluation_batches(*self.splits[split])
+        return self.strategy.experimental_distribute_dataset(batches)
+
+    def _train(
+        self,
+        manager: checkpoints.CheckpointManager,
+        log_dir: Path,
+        extra_callbacks: Sequence[Callback],
+    ) -> tuple[Trainer, dict[str, Any]]:
+        """Trains to the end; returns the trainer and the content of config.json."""
+        config, images = self.config, self.dataset.train_images
+        while True:
+            rate = config.learning_rate * _ROLLBACK_FACTOR**manager.rollbacks
+            trainer = self.build_trainer(rate)
+            hardware.check_room(
+                trainer.model,
+                trainer.optimizer,
+                image_shape=images.shape[1:],
+                image_bytes=images.nbytes,
+                batch_size=config.batch_size,
+                model_dir=config.model_dir,
+                checkpoints=checkpoints.KEEP + 1,
+            )
+            description = manifest.describe(
+                config.to_dict(), self.dataset, self.splits, trainer.model
+            )
+            manager.restore(trainer, description)
+            save = functools.partial(manager.save, trainer, description)
+            try:
+                self._fit(trainer, save, log_dir, extra_callbacks)
+                return trainer, description
+            except NotFiniteError as error:
+                if config.on_nonfinite == "stop" or manager.rollbacks == _MAX_ROLLBACKS:
+                    raise
+                manager.rollbacks += 1
+                step = manager.latest[1]["step"] if manager.latest else 0
+                warn(
+                    f"{error}. Rolling back to step {step} with --learning_rate="
+                    f"{rate * _ROLLBACK_FACTOR:g} (rollback {manager.rollbacks} of "
+                    f"{_MAX_ROLLBACKS})"
+                )
+
+    def _fit(
+        self,
+        trainer: Trainer,
+        save: Callable[[], None],
+        log_dir: Path,
+        extra_callbacks: Sequence[Callback],
+    ) -> None:
+        """Trains to the end, or until a signal or early stopping ends the run."""
+        config = self.config
+        if trainer.step >= self.steps:
+            _log("the run is complete; raise --epochs to train on")
+        progress = callbacks.ProgressBar(done=trainer.step)
+        tensorboard = callbacks.TensorBoardLogger(
+            log_dir, config.to_dict(), trainer.step
+        )
+        every: list[Callback] = [progress, tensorboard, *extra_callbacks]
+        if config.early_stopping:
+            early_stopping = callbacks.EarlyStopping(trainer, config.early_stopping)
+            early_stopping.check()
+            every.append(early_stopping)
+        # Last, so that a checkpoint has the state that the others have at its step.
+        every.append(
+            callbacks.Checkpointer(
+                save, config.save_every, config.save_every_seconds, trainer.step
+            )
+        )
+
+        def stop(signal: str) -> bool:
+            if trainer.running:  # else there is nothing that is not saved
+                trainer.stop(signal)
+            return trainer.running
+
+        with GracefulStop(stop) as signals:
+            try:
+                trainer.fit(
+                    self.training_batches(trainer),
+                    epochs=config.epochs,
+                    steps_per_epoch=self.steps_per_epoch,
+                    validation=self.evaluation_batches("validation"),
+                    callbacks=every,
+                )
+            finally:
+                progress.close()
+            tensorboard.close()
+            if signals.signum:
+                save()
+                raise Interrupted(
+                    signals.signum,
+                    f"saved at step {trainer.step} of {self.steps}; continue with "
+                    "--resume",
+                )
+        if trainer.stopped:
+            _log(f"stopped early: {trainer.stopped}")
+
+    def _evaluate(self, trainer: Trainer, finished: keras.Model) -> dict[str, Any]:
+        """The content of metrics.json but its times, of the model that is exported."""
+        metrics: dict[str, Any] = {"dataset": self.dataset.name}
+        for split in ("validation", "test"):
+            batches = self.evaluation_batches(split)
+            if batches is not None:
+                metrics[split] = trainer.evaluate(batches, finished)
+        images = trainer.step * self.config.batch_size
+        return metrics | {
+            "epochs": len(trainer.history),
+            "steps": trainer.step,
+            "parameters": trainer.model.count_params(),
+            "images_per_second": images / trainer.seconds["train"],
+            "history": trainer.history,
+        }
+
+    def _export(
+        self,
+        finished: keras.Model,
+        description: Mapping[str, Any],
+        metrics: Mapping[str, Any],
+        seconds: Mapping[str, float],
+    ) -> Mapping[str, Any]:
+        """Writes the model directory; returns the content of metrics.json."""
+        clock = time.perf_counter()
+
+        def timed() -> dict[str, Any]:
+            export = {"export": time.perf_counter() - clock}
+            return {**metrics, "seconds": {**self.seconds, **seconds, **export}}
+
+        model_dir = self.config.model_dir
+        height, width = description["dataset"]["image_shape"]
+        try:
+            return artifact.write(
+                model_dir,
+                model=finished,
+                image_shape=(height, width),
+                description=description,
+                metrics=timed,
+            )
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(
+                f"--model_dir {model_dir} cannot be written to ({error}); free some "
+                "space and continue with --resume"
+            ) from error
+
+
+def _split(config: Config, dataset: data.Dataset, replicas: int) -> dict[str, Arrays]:
+    """Splits the data into train, validation and test."""
+    images, labels = dataset.train_images, dataset.train_labels
+    train, validation = dataloader.split_validation(
+        labels, config.validation_split, config.seed
+    )
+    if config.validation_split and not len(validation):
         raise UserError(
-            f"model_dir: {config.model_dir} cannot be written to ({error}); make room "
-            "for the model, then go on with --resume"
-        ) from error
-
-
-def _measure(
-    config: Config, splits: Mapping[str, tuple], trainer: Trainer, model: keras.Model
-) -> dict[str, Any]:
-    """All figures of a finished run but its times, on the model that is written."""
-    measured: dict[str, Any] = {}
-    clock = time.perf_counter()
-    for name in ("validation", "test"):
-        images, labels = splits[name]
-        if len(labels):
-            batches = dataloader.evaluation_batches(images, labels)
-            answers = [tf.nn.softmax(model(batch)) for batch, _ in batches]
-            found = evaluation.evaluate(np.concatenate(answers), labels)
-            measured[name] = {"accuracy": found.accuracy, "loss": found.loss}
-    trainer.seconds["evaluate"] += time.perf_counter() - clock
-    images = trainer.step * config.batch_size
-    return measured | {
-        "epochs": len(trainer.history),
-        "steps": trainer.step,
-        "parameters": trainer.model.count_params(),
-        "images_per_second": images / trainer.seconds["train"],
-        "history": trainer.history,
+            f"--validation_split={config.validation_split} leaves no validation image "
+            f"of the {len(labels)} training images; raise it or set it to 0"
+        )
+    parts = replicas * config.shards
+    if config.batch_size % parts:
+        raise UserError(
+            f"--batch_size must be a multiple of {parts}, the number of shards times "
+            f"replicas (got {config.batch_size})"
+        )
+    if config.global_clipnorm and replicas > 1:
+        raise UserError(
+            "--global_clipnorm must be 0 with several replicas, because each would "
+            f"clip its own part of the gradient (got {config.global_clipnorm})"
+        )
+    if config.batch_size > len(train):
+        raise UserError(
+            f"--batch_size must not exceed the {len(train)} training images (got "
+            f"{config.batch_size})"
+        )
+    return {
+        "train": (images[train], labels[train]),
+        "validation": (images[validation], labels[validation]),
+        "test": (dataset.test_images, dataset.test_labels),
     }
+
+
+def _log(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

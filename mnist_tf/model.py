@@ -1,14 +1,15 @@
-"""The networks: uint8 images in, one logit a class out.
+"""The networks: uint8 images in, one logit per class out.
 
 Each is a subclassed `keras.Model` that takes images as they are stored (0..255, any
-real dtype, [B, H, W, 1]) and scales them itself, so that no caller can scale twice or
+real dtype, [B, H, W, 1]) and scales them itself, so no caller can scale them twice or
 forget to. A new network is one class here and one line in `MODELS`; the arguments of
-its constructor are settings of the same name.
+its constructor are the settings of the same name.
 """
 
+import contextlib
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from mnist_tf.errors import UserError, unknown_name
-from mnist_tf.layers import BatchNormalization
+from mnist_tf.nn.layers import BatchNormalization
 
 
 class FullyConnected(keras.Model):
@@ -24,10 +25,9 @@ class FullyConnected(keras.Model):
 
     Args:
       num_classes: number of logits.
-      num_layers: dense layers, the last one (the logits) included; at least 1.
+      num_layers: number of dense layers, the output layer included; at least 1.
       normalization: "batch" for batch normalisation before each activation, or "none".
-      dropout: share of each hidden layer's outputs set to 0 while training.
-      dtype: Keras dtype policy of the layers, such as "float32".
+      dropout: dropout rate after each hidden layer.
     """
 
     def __init__(
@@ -36,37 +36,33 @@ class FullyConnected(keras.Model):
         num_layers: int = 3,
         normalization: str = "batch",
         dropout: float = 0.0,
-        dtype: str = "float32",
     ) -> None:
-        super().__init__(dtype=dtype)
+        super().__init__()
         self.num_classes = num_classes
         self.num_layers = num_layers
         self.normalization = normalization
         self.dropout = dropout
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes the layers, once the number of pixels is known."""
-        dtype = self.dtype_policy
+        """Creates the layers once the number of pixels is known."""
         pixels = math.prod(side or 0 for side in input_shape[1:])
         sizes = np.linspace(pixels, self.num_classes, self.num_layers + 1)
         self.hidden: list[keras.layers.Layer] = []
         for size in sizes[1:-1].round().astype(int).tolist():
             if self.normalization == "batch":
-                # The offset of the normalisation makes a bias redundant.
-                self.hidden.append(
-                    keras.layers.Dense(size, use_bias=False, dtype=dtype)
-                )
-                self.hidden.append(BatchNormalization(dtype=dtype))
+                # The offset of the normalisation replaces the bias.
+                self.hidden.append(keras.layers.Dense(size, use_bias=False))
+                self.hidden.append(BatchNormalization())
             else:
-                self.hidden.append(keras.layers.Dense(size, dtype=dtype))
-            self.hidden.append(keras.layers.LeakyReLU(0.1, dtype=dtype))
+                self.hidden.append(keras.layers.Dense(size))
+            self.hidden.append(keras.layers.LeakyReLU(0.1))
             if self.dropout:
-                self.hidden.append(keras.layers.Dropout(self.dropout, dtype=dtype))
-        self.logits = keras.layers.Dense(self.num_classes, dtype=dtype)
+                self.hidden.append(keras.layers.Dropout(self.dropout))
+        self.logits = keras.layers.Dense(self.num_classes)
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns logits [B, num_classes] for images [B, H, W, 1] of 0..255."""
-        pixels = _scaled(images, self.compute_dtype)
+        pixels = scaled(images, self.compute_dtype)
         features = tf.reshape(pixels, [-1, math.prod(images.shape[1:])])
         for layer in self.hidden:
             features = layer(features)
@@ -74,19 +70,18 @@ class FullyConnected(keras.Model):
 
 
 class ConvNet(keras.Model):
-    """Stages of convolutions, each stage at half the resolution of the one before.
+    """Stages of convolutions, each at half the resolution of the one before.
 
-    A stage is a convolution, 2x2 max pooling, batch normalisation and ReLU, followed
-    by `convs_per_stage - 1` convolutions without pooling. Pooling comes first because
-    what follows it costs a quarter. The first kernel is 5x5 without padding, which
-    brings 28x28 to 24x24; the others are 3x3.
+    A stage is a convolution, 2x2 max pooling, batch normalisation and ReLU, followed by
+    `convs_per_stage - 1` convolutions without pooling. Pooling comes first because it
+    cuts the cost of what follows to a quarter. The first kernel is 5x5 without padding,
+    which turns 28x28 into 24x24; the others are 3x3.
 
     Args:
       num_classes: number of logits.
-      filters: channels of each stage.
+      filters: number of filters in each stage.
       convs_per_stage: convolutions in every stage but the first, which has one.
-      dropout: share of the features before the logits set to 0 while training.
-      dtype: Keras dtype policy of the layers, such as "float32".
+      dropout: dropout rate before the output layer.
     """
 
     def __init__(
@@ -95,34 +90,29 @@ class ConvNet(keras.Model):
         filters: Sequence[int] = (16, 32, 64),
         convs_per_stage: int = 1,
         dropout: float = 0.0,
-        dtype: str = "float32",
     ) -> None:
-        super().__init__(dtype=dtype)
-        policy = self.dtype_policy
+        super().__init__()
         self.features: list[keras.layers.Layer] = []
         for stage, channels in enumerate(filters):
+            kernel, padding = (3, "same") if stage else (5, "valid")
             for index in range(convs_per_stage if stage else 1):
                 self.features.append(
                     keras.layers.Conv2D(
-                        channels,
-                        3 if stage else 5,
-                        padding="same" if stage else "valid",
-                        use_bias=False,
-                        dtype=policy,
+                        channels, kernel, padding=padding, use_bias=False
                     )
                 )
                 if index == 0:
-                    self.features.append(keras.layers.MaxPooling2D(2, dtype=policy))
-                self.features.append(BatchNormalization(dtype=policy))
-                self.features.append(keras.layers.ReLU(dtype=policy))
-        self.features.append(keras.layers.Flatten(dtype=policy))
+                    self.features.append(keras.layers.MaxPooling2D(2))
+                self.features.append(BatchNormalization())
+                self.features.append(keras.layers.ReLU())
+        self.features.append(keras.layers.Flatten())
         if dropout:
-            self.features.append(keras.layers.Dropout(dropout, dtype=policy))
-        self.logits = keras.layers.Dense(num_classes, dtype=policy)
+            self.features.append(keras.layers.Dropout(dropout))
+        self.logits = keras.layers.Dense(num_classes)
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns logits [B, num_classes] for images [B, H, W, 1] of 0..255."""
-        features = _scaled(images, self.compute_dtype)
+        features = scaled(images, self.compute_dtype)
         for layer in self.features:
             features = layer(features)
         return self.logits(features)
@@ -133,10 +123,9 @@ class Recurrent(keras.Model):
 
     Args:
       num_classes: number of logits.
-      num_layers: bidirectional layers.
-      units: size of the LSTM's state in each direction.
-      dropout: share of each layer's outputs set to 0 while training.
-      dtype: Keras dtype policy of the layers, such as "float32".
+      num_layers: number of bidirectional layers.
+      units: units of each LSTM in each direction.
+      dropout: dropout rate after each layer.
     """
 
     def __init__(
@@ -145,10 +134,8 @@ class Recurrent(keras.Model):
         num_layers: int = 3,
         units: int = 64,
         dropout: float = 0.0,
-        dtype: str = "float32",
     ) -> None:
-        super().__init__(dtype=dtype)
-        policy = self.dtype_policy
+        super().__init__()
         self.features: list[keras.layers.Layer] = []
         for index in range(num_layers):
             lstm = keras.layers.LSTM(
@@ -157,31 +144,30 @@ class Recurrent(keras.Model):
                 # The rows are few and their number is fixed: unrolled, a step is twice
                 # as fast as a loop, and the LiteRT export needs no TensorFlow kernels.
                 unroll=True,
-                dtype=policy,
             )
-            self.features.append(keras.layers.Bidirectional(lstm, dtype=policy))
+            self.features.append(keras.layers.Bidirectional(lstm))
             if dropout:
-                self.features.append(keras.layers.Dropout(dropout, dtype=policy))
-        self.logits = keras.layers.Dense(num_classes, dtype=policy)
+                self.features.append(keras.layers.Dropout(dropout))
+        self.logits = keras.layers.Dense(num_classes)
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns logits [B, num_classes] for images [B, H, W, 1] of 0..255."""
-        features = _scaled(images, self.compute_dtype)[..., 0]
+        features = scaled(images, self.compute_dtype)[..., 0]
         for layer in self.features:
             features = layer(features)
         return self.logits(features)
 
 
 class ShiftAveraged(keras.Model):
-    """A trained network that answers with its mean over shifted copies of the image.
+    """Test-time augmentation: averages a network over shifted copies of the image.
 
-    The copies are the image itself and the eight that are shifted by `pixels` along
-    rows, columns and both; what enters at an edge is 0. Method: averaging over several
-    views of the test image, Krizhevsky et al., 2012, doi:10.1145/3065386, section 4.1.
+    The copies are the image itself and eight that are shifted by `pixels` along rows,
+    columns or both, padded with 0. Method: averaging over several views of the test
+    image, Krizhevsky et al., 2012, doi:10.1145/3065386, section 4.1.
 
     Args:
       network: maps images [B, H, W, 1] to logits [B, C].
-      pixels: how far the copies are shifted, at least 1.
+      pixels: size of the shifts, at least 1.
     """
 
     def __init__(self, network: keras.Model, pixels: int) -> None:
@@ -203,18 +189,18 @@ class ShiftAveraged(keras.Model):
             for left in shifts
         ]
         logits = self.network(tf.concat(views, 0), training=training)
-        answers = tf.split(tf.nn.log_softmax(logits), len(views))
-        # In logarithms, where no probability is too small.
-        return tf.reduce_logsumexp(answers, axis=0) - math.log(len(views))
+        log_probabilities = tf.split(tf.nn.log_softmax(logits), len(views))
+        # In logarithms, where no probability underflows.
+        return tf.reduce_logsumexp(log_probabilities, axis=0) - math.log(len(views))
 
 
-MODELS: dict[str, type[keras.Model]] = {
+MODELS: dict[str, Callable[..., keras.Model]] = {
     "cnn": ConvNet,
     "fc": FullyConnected,
     "rnn": Recurrent,
 }
 
-# Keras's names of them.
+# The names of Keras's dtype policies.
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
@@ -225,35 +211,48 @@ def build(
     image_shape: Sequence[int],
     num_classes: int,
     precision: str = "float32",
+    test_shift: int = 0,
 ) -> keras.Model:
-    """Makes the network called `name`, with its variables.
+    """Builds the network called `name`, with its variables.
 
     Args:
       name: a key of `MODELS`.
-      settings: values by name; the ones that are arguments of the network's
-        constructor are passed to it, the others are ignored.
-      image_shape: (height, width) of one image in pixels.
+      settings: settings by name; the network's constructor gets its arguments from them
+        and the others are ignored.
+      image_shape: (height, width) of an image in pixels.
       num_classes: number of logits.
-      precision: "float32", or "bfloat16" for bfloat16 computation on float32 weights.
+      precision: "float32", or "bfloat16" for mixed precision with float32 weights.
+      test_shift: wraps the network in `ShiftAveraged` if it is above 0.
 
     Raises:
-      UserError: no network or no precision has this name.
+      UserError: there is no such network or precision.
     """
     if name not in MODELS:
-        raise UserError(unknown_name("model", name, MODELS))
+        raise UserError(unknown_name("--model", name, MODELS))
     if precision not in PRECISIONS:
-        raise UserError(unknown_name("precision", precision, PRECISIONS))
+        raise UserError(unknown_name("--precision", precision, PRECISIONS))
     arguments = inspect.signature(MODELS[name]).parameters
-    model = MODELS[name](
-        num_classes=num_classes,
-        dtype=PRECISIONS[precision],
-        **{key: value for key, value in settings.items() if key in arguments},
-    )
-    # One real call: a subclassed model that is only built has no variables.
-    model(tf.zeros([1, *image_shape, 1], tf.uint8))
+    given = {key: value for key, value in settings.items() if key in arguments}
+    with _dtype_policy(PRECISIONS[precision]):
+        model = MODELS[name](num_classes=num_classes, **given)
+        if test_shift:
+            model = ShiftAveraged(model, test_shift)
+        # A subclassed model gets its variables when it is called.
+        model(tf.zeros([1, *image_shape, 1], tf.uint8))
     return model
 
 
-def _scaled(images: tf.Tensor, dtype: str) -> tf.Tensor:
-    """Brings pixels of 0..255 to 0..1 in `dtype`."""
+@contextlib.contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    """Makes the layers that are created within the block compute at this precision."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def scaled(images: tf.Tensor, dtype: str) -> tf.Tensor:
+    """Scales pixels of 0..255 to 0..1 in `dtype`."""
     return tf.cast(images, dtype) / tf.constant(255, dtype)

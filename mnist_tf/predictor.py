@@ -4,8 +4,8 @@
     for prediction in predictor.predict(images):  # uint8 [n, 28, 28]
         print(prediction.label, prediction.probability)
 
-The answers come from LiteRT, which starts in a tenth of a second; TensorFlow is
-imported only when it is asked for.
+Predictions run on LiteRT, which starts in a tenth of a second; TensorFlow is imported
+only on request.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_tf import artifact, quiet
-from mnist_tf.errors import UserError
+from mnist_tf import artifact
+from mnist_tf.errors import UserError, unknown_name
 
 RUNTIMES = ("auto", "litert", "tensorflow")
 
-_BATCH = 256  # images a call; more are no faster and need more memory
-_FEW = 16  # images that one thread answers as fast as all
+_BATCH = 256  # images per call; more are no faster and need more memory
+_FEW = 16  # images that one thread classifies as fast as all threads
 
 Probabilities = Callable[[np.ndarray], np.ndarray]
 Loaded = tuple[Probabilities, int]  # and the number of classes
@@ -31,12 +31,12 @@ Loaded = tuple[Probabilities, int]  # and the number of classes
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What the model says of one image.
+    """The prediction for one image.
 
     Attributes:
       label: the name of the most probable class; None if the image is blank or the
-        model is not sure enough.
-      probability: of the most probable class, 0..1; None if the image is blank.
+        probability is too low.
+      probability: probability of that class, 0..1; None if the image is blank.
       top: (label, probability) of the most probable classes, best first.
       reason: why there is no label; "" if there is one.
     """
@@ -48,10 +48,10 @@ class Prediction:
 
 
 class Predictor:
-    """The model of a model directory, ready to answer.
+    """Classifies images with the model of a model directory.
 
     Args:
-      model_dir: what training wrote.
+      model_dir: a directory written by training.
       runtime: "litert", "tensorflow", or "auto" for LiteRT where it is installed.
 
     Raises:
@@ -61,22 +61,19 @@ class Predictor:
 
     def __init__(self, model_dir: str | os.PathLike, runtime: str = "auto") -> None:
         if runtime not in RUNTIMES:
-            raise UserError(
-                f"runtime: got {runtime!r}; choose from {', '.join(RUNTIMES)}"
-            )
+            raise UserError(unknown_name("--runtime", runtime, RUNTIMES))
         self.artifact = artifact.read(model_dir)
         self.labels = self.artifact.labels
         self.image_shape = self.artifact.image_shape
-        with quiet.native_noise_hidden():
-            self._probabilities, classes = _load(self.artifact, runtime)
+        self._probabilities, classes = _load(self.artifact, runtime)
         if classes != len(self.labels):
             raise UserError(
-                f"{Path(model_dir)}: config.json names {len(self.labels)} labels, the "
-                f"model answers {classes}; train again"
+                f"{Path(model_dir)}: config.json has {len(self.labels)} labels, but "
+                f"the model has {classes} classes; train again"
             )
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """The probability of each class for each image.
+        """Returns the probability of each class for each image.
 
         Args:
           images: uint8 [n, H, W], at least one.
@@ -93,35 +90,35 @@ class Predictor:
     def predict(
         self, images: np.ndarray, top_k: int = 1, reject_below: float = 0.0
     ) -> list[Prediction]:
-        """One prediction an image; a blank image has no label.
+        """Returns a prediction for each image; a blank image has no label.
 
         Args:
           images: uint8 [n, H, W].
-          top_k: how many of the most probable classes `Prediction.top` holds.
-          reject_below: the least probability of a label that is given, 0..1; below it
-            there is none, and `Prediction.top` still says what it might be.
+          top_k: number of most probable classes in `Prediction.top`.
+          reject_below: labels with a probability below this, 0..1, are withheld;
+            `Prediction.top` still has them.
         """
         probabilities = self.probabilities(images)
-        return self.named(images, probabilities, top_k, reject_below)
+        return self.to_predictions(images, probabilities, top_k, reject_below)
 
-    def named(
+    def to_predictions(
         self,
         images: np.ndarray,
         probabilities: np.ndarray,
         top_k: int = 1,
         reject_below: float = 0.0,
     ) -> list[Prediction]:
-        """The same, of probabilities [n, C] that are there already."""
+        """Does the same for probabilities [n, C] that are known already."""
         predictions = []
         for image, row in zip(images, probabilities, strict=True):
             if image.min() == image.max():
-                predictions.append(Prediction(None, None, reason="blank picture"))
+                predictions.append(Prediction(None, None, reason="blank image"))
                 continue
             best = np.argsort(-row, kind="stable")[:top_k]
             top = tuple((self.labels[index], float(row[index])) for index in best)
             label, probability = top[0]
             if probability < reject_below:
-                reason = f"only {probability:.2f} sure of {label}"
+                reason = f"only {probability:.2f} probable: {label}"
                 predictions.append(Prediction(None, probability, top, reason))
             else:
                 predictions.append(Prediction(label, probability, top))
@@ -135,11 +132,11 @@ def _load(model: artifact.Artifact, runtime: str) -> Loaded:
     try:
         return _tensorflow(model) if runtime == "tensorflow" else _litert(model)
     except ModuleNotFoundError as error:
-        raise UserError(f"runtime: {runtime} is not installed") from error
+        raise UserError(f"--runtime={runtime} is not installed ({error})") from error
 
 
 def _blank(model: artifact.Artifact) -> np.ndarray:
-    """What a model is tried on when it is loaded."""
+    """The image that a model is tried on when it is loaded."""
     return np.zeros((1, *model.image_shape), np.uint8)
 
 
@@ -154,7 +151,7 @@ def _litert(model: artifact.Artifact) -> Loaded:
         return interpreter.get_signature_runner("serve")
 
     def probabilities(images: np.ndarray) -> np.ndarray:
-        # Waking other threads takes longer than they save on a few images.
+        # For a few images, waking other threads takes longer than they save.
         few = len(images) <= _FEW
         serve = runner(1 if few else os.cpu_count() or 1)
         return serve(images=images)["probabilities"]
@@ -162,12 +159,11 @@ def _litert(model: artifact.Artifact) -> Loaded:
     try:
         classes = probabilities(_blank(model)).shape[-1]
     except (ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"{model.path}: LiteRT cannot load it ({error})") from error
+        raise UserError(f"{model.path} cannot be loaded by LiteRT ({error})") from error
     return probabilities, classes
 
 
 def _tensorflow(model: artifact.Artifact) -> Loaded:
-    quiet.import_tensorflow()
     import tensorflow as tf
 
     folder = model.saved_model()
@@ -176,7 +172,7 @@ def _tensorflow(model: artifact.Artifact) -> Loaded:
         serve = loaded.signatures["serve"]
         classes = serve(images=tf.constant(_blank(model)))["probabilities"].shape[-1]
     except (OSError, ValueError, TypeError, KeyError, tf.errors.OpError) as error:
-        raise UserError(f"{folder}: TensorFlow cannot load it ({error})") from error
+        raise UserError(f"{folder} cannot be loaded by TensorFlow ({error})") from error
 
     def probabilities(images: np.ndarray) -> np.ndarray:
         return serve(images=tf.constant(images))["probabilities"].numpy()

@@ -1,4 +1,4 @@
-"""What several tests share: data, and the line that a fault is refused with."""
+"""Fixtures and helpers that several tests share."""
 
 import fcntl
 import gzip
@@ -14,10 +14,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from mnist_tf import datasets
+from mnist_tf.data import datasets
 from mnist_tf.errors import UserError
 
-# A busy machine is no failure.
+# A slow machine is not a failure.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
@@ -31,17 +31,19 @@ IDX_FILES = (
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "fault: something a user or a machine got wrong")
+    config.addinivalue_line(
+        "markers", "fault: a mistake of the user or a failure of the machine"
+    )
 
 
 def pytest_collection_modifyitems(items):
-    """The files that take minutes come first, so that no process waits at the end."""
+    """Runs the slowest files first, so that no worker idles at the end."""
     slow = ("test_survival.py", "test_end_to_end.py", "test_trainer.py")
     items.sort(key=lambda item: item.path.name not in slow)
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Counts the faults that were tried."""
+    """Prints how many faults were handled."""
     reports = {
         outcome: [
             report
@@ -53,12 +55,12 @@ def pytest_terminal_summary(terminalreporter):
     tried = sum(map(len, reports.values()))
     if tried:
         terminalreporter.write_line(
-            f"faults: {tried} tried, {len(reports['passed'])} answered as promised"
+            f"faults: {len(reports['passed'])} of {tried} handled as documented"
         )
 
 
 def refusal(call, *arguments):
-    """The one line that a call refuses its arguments with; files stay as they are."""
+    """Returns the one-line UserError of a call, which must not change any file."""
     paths = [argument for argument in arguments if isinstance(argument, Path)]
     before = [contents(path) for path in paths]
     with pytest.raises(UserError) as caught:
@@ -70,48 +72,49 @@ def refusal(call, *arguments):
 
 
 def contents(path):
-    """The bytes of a file, or of each file in a folder."""
+    """Returns the bytes of a file, or of each file in a directory."""
     files = [file for file in (path, *path.rglob("*")) if file.is_file()]
     return {file: file.read_bytes() for file in files}
 
 
 def idx_bytes(array):
-    """An array of bytes in MNIST's IDX format."""
+    """Encodes an array in the IDX format."""
     sizes = np.array(array.shape, ">u4").tobytes()
     return bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes()
 
 
 def write_idx(path, array, gzipped=False):
-    """Writes an array as an IDX file."""
+    """Writes an array to an IDX file."""
     content = idx_bytes(array)
     path.write_bytes(gzip.compress(content) if gzipped else content)
 
 
-def encoded(picture, form, **options):
+def encoded(image, form, **options):
+    """Encodes a PIL image in a file format such as PNG."""
     buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
+    image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
 @st.composite
 def damaged(draw, *good):
-    """Any bytes, or one of the good files with some bytes changed or its end lost."""
+    """Draws bytes: arbitrary ones, or a valid file that is corrupted or truncated."""
     content = bytearray(draw(st.sampled_from(good) | st.binary()))
-    places = st.integers(0, max(len(content) - 1, 0))
-    for place, value in draw(st.lists(st.tuples(places, st.integers(0, 255)))):
-        content[place : place + 1] = [value]
-    return bytes(content[: draw(st.none() | places)])
+    offsets = st.integers(0, max(len(content) - 1, 0))
+    for offset, value in draw(st.lists(st.tuples(offsets, st.integers(0, 255)))):
+        content[offset : offset + 1] = [value]
+    return bytes(content[: draw(st.none() | offsets)])
 
 
 @pytest.fixture(scope="session")
 def sample():
-    """The digits that ship with the project."""
+    """The packaged sample of MNIST."""
     return datasets.load("sample")
 
 
 @pytest.fixture(scope="session")
 def arrays(sample):
-    """200 images and labels to train on, 50 to test with, of every class."""
+    """200 training and 50 test images of all classes, with their labels."""
     images, labels, test_images, test_labels = sample.arrays
     train = slice(0, 22 * 200, 22)
     return images[train], labels[train], test_images[::10], test_labels[::10]
@@ -119,7 +122,7 @@ def arrays(sample):
 
 @pytest.fixture
 def idx_folder(tmp_path, arrays):
-    """The same as the four files that MNIST comes in."""
+    """A directory with `arrays` as the four gzipped IDX files of MNIST."""
     folder = tmp_path / "idx"
     folder.mkdir()
     for name, array in zip(IDX_FILES, arrays, strict=True):
@@ -134,9 +137,9 @@ def digit(sample):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """What `train.py --flagfile=configs/base.cfg` says and leaves behind.
+    """The finished process and the directory of one run of the default recipe.
 
-    One run for all tests, whichever process they run in: read, but do not change it.
+    All tests in all workers share it and must not change it.
     """
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

@@ -12,9 +12,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from mnist_tf import datasets, experiment, machine
+from mnist_tf import experiment
+from mnist_tf.data import datasets
+from mnist_tf.run import hardware
 from mnist_tf.config import Config
-from mnist_tf.datasets import DATASETS
+from mnist_tf.data.datasets import DATASETS
 from mnist_tf.errors import UserError
 from mnist_tf.predictor import Predictor
 
@@ -90,7 +92,7 @@ def test_the_last_validation_is_that_of_the_model_that_is_written(run):
 def test_the_precision_that_was_chosen_is_written_down(run, tmp_path):
     run(precision="auto")
     written = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert written["config"]["precision"] == machine.fastest_precision()
+    assert written["config"]["precision"] == hardware.fastest_precision()
 
 
 def test_shifts_are_part_of_what_is_measured_and_written(run, tmp_path):

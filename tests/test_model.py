@@ -1,4 +1,6 @@
-"""The networks: shapes, names, precision, and that a new one touches one place."""
+"""The networks: shapes, precision, and that a new one is added in one place."""
+
+import re
 
 import keras
 import numpy as np
@@ -12,14 +14,19 @@ from mnist_tf.model import MODELS, ShiftAveraged, build
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1)).astype(np.uint8)
 
 
-def make(name, precision="float32", **settings):
+def make(name, precision="float32", test_shift=0, **settings):
     return build(
-        name, settings, image_shape=(28, 28), num_classes=10, precision=precision
+        name,
+        settings,
+        image_shape=(28, 28),
+        num_classes=10,
+        precision=precision,
+        test_shift=test_shift,
     )
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_uint8_images_become_one_logit_a_class(name):
+def test_uint8_images_give_one_logit_per_class(name):
     logits = make(name, units=8, num_layers=2)(IMAGES)
     assert logits.shape == (4, 10)
     assert logits.dtype == tf.float32
@@ -36,13 +43,13 @@ def test_floats_of_the_same_pixels_give_the_same_logits(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_pixels_are_scaled_once(name, monkeypatch):
     seen = []
-    original = models._scaled
+    original = models.scaled
 
     def scaled(*arguments):
         seen.append(original(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(models, "_scaled", scaled)
+    monkeypatch.setattr(models, "scaled", scaled)
     make(name, units=8)(np.full((1, 28, 28, 1), 255, np.uint8))
     assert float(tf.reduce_max(seen[-1])) == 1.0
 
@@ -55,9 +62,11 @@ def test_bfloat16_computes_on_float32_weights(name):
     assert {variable.dtype for variable in weights} == {"float32"}
 
 
-def test_an_unknown_precision_is_told_the_nearest():
-    with pytest.raises(UserError, match=r"'float31'.*did you mean 'float32'"):
-        make("fc", precision="float31")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_building_leaves_keras_at_its_own_precision(precision):
+    before = keras.config.dtype_policy()
+    make("fc", precision=precision, num_layers=1)
+    assert keras.config.dtype_policy() == before
 
 
 def test_dense_layers_shrink_linearly_from_pixels_to_classes():
@@ -81,7 +90,7 @@ def test_convnet_has_the_published_number_of_parameters():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_dropout_acts_in_training_alone(name):
+def test_dropout_acts_in_training_only(name):
     model = make(name, dropout=0.5, units=8, num_layers=2, normalization="none")
     assert np.array_equal(model(IMAGES), model(IMAGES))
     once, again = model(IMAGES, training=True), model(IMAGES, training=True)
@@ -96,17 +105,24 @@ def test_the_recurrent_network_reads_in_both_directions():
         assert not np.allclose(model(IMAGES), model(changed), atol=1e-6)
 
 
-def test_an_unknown_name_lists_the_known_ones_and_the_nearest():
-    with pytest.raises(UserError, match=r"'cmn' \(did you mean 'cnn'\?\); choose"):
-        make("cmn")
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("cmn",), "--model must be one of cnn, fc, rnn (got 'cmn'; did you mean"),
+        (("fc", "float31"), "--precision must be one of float32, bfloat16 (got"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_known_ones(arguments, line):
+    with pytest.raises(UserError, match=f"^{re.escape(line)}"):
+        make(*arguments)
 
 
 def test_a_new_network_is_one_class_and_one_line(monkeypatch):
     class Linear(keras.Model):
-        def __init__(self, num_classes, units=1, dtype="float32"):
-            super().__init__(dtype=dtype)
+        def __init__(self, num_classes, units=1):
+            super().__init__()
             self.units = units
-            self.logits = keras.layers.Dense(num_classes, dtype=self.dtype_policy)
+            self.logits = keras.layers.Dense(num_classes)
 
         def call(self, images, training=False):
             return self.logits(tf.reshape(tf.cast(images, tf.float32), [-1, 784]))
@@ -115,10 +131,11 @@ def test_a_new_network_is_one_class_and_one_line(monkeypatch):
     model = make("linear", units=7, dropout=0.5)
     assert model.units == 7
     assert model(IMAGES).shape == (4, 10)
+    assert make("linear", precision="bfloat16").logits.compute_dtype == "bfloat16"
 
 
 @pytest.mark.parametrize("pixels", [1, 2])
-def test_shifted_copies_are_answered_with_their_mean(pixels):
+def test_shifted_copies_are_averaged(pixels):
     network = make("cnn", filters=(4,))
     steps = (-pixels, 0, pixels)
     padded = np.pad(IMAGES, [(0, 0), (pixels, pixels), (pixels, pixels), (0, 0)])
@@ -130,9 +147,12 @@ def test_shifted_copies_are_answered_with_their_mean(pixels):
     expected = np.mean([tf.nn.softmax(network(view)) for view in views], axis=0)
     found = tf.nn.softmax(ShiftAveraged(network, pixels)(IMAGES))
     np.testing.assert_allclose(found, expected, atol=1e-6)
+    wrapped = make("cnn", filters=(4,), test_shift=pixels)
+    wrapped.network.set_weights(network.get_weights())
+    np.testing.assert_array_equal(tf.nn.softmax(wrapped(IMAGES)), found)
 
 
-def test_answers_that_are_nearly_certain_stay_finite():
+def test_logits_of_certain_predictions_stay_finite():
     class Certain(keras.Model):
         def call(self, images, training=False):
             return tf.tile([[200.0, 0.0]], [tf.shape(images)[0], 1])

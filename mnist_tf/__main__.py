@@ -1,0 +1,5 @@
+"""`python -m mnist_tf VERB`, the same as the command `mnist_tf`."""
+
+from mnist_tf.cli.main import main
+
+main()

@@ -1,0 +1,60 @@
+"""Evaluate a model on a labelled data set.
+
+    mnist_tf evaluate --model_dir=out --split=test [--dataset=... --data_dir=...]
+
+Prints loss, accuracy, precision and recall of each class and the confusion matrix,
+exact over every image.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from mnist_tf import data
+from mnist_tf.cli import parsing, quiet
+from mnist_tf.errors import UserError, warn
+from mnist_tf.predictor import Predictor
+from mnist_tf.reports import evaluation
+
+SPLITS = ("test", "train")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Evaluates as the flags say and prints the report."""
+    values = parsing.parse(argv, __doc__ or "", _define, dict)
+    with quiet.native_output_hidden():
+        predictor = Predictor(values["model_dir"], values["runtime"])
+    name, data_dir = values["dataset"], values["data_dir"]
+    if not name and not data_dir:
+        name, data_dir = predictor.artifact.dataset, predictor.artifact.config.data_dir
+    dataset = data.load(name or "auto", data_dir)
+    if dataset.warning:
+        warn(dataset.warning)
+    if dataset.labels != predictor.labels:
+        raise UserError(
+            f"--dataset {dataset.name} has the labels {', '.join(dataset.labels)}, but "
+            f"the model was trained on {', '.join(predictor.labels)}"
+        )
+    images, labels = {
+        "train": (dataset.train_images, dataset.train_labels),
+        "test": (dataset.test_images, dataset.test_labels),
+    }[values["split"]]
+    found = evaluation.evaluate(predictor.probabilities(images), labels)
+    print(f"data     {dataset.name}, {values['split']}, {len(labels):,} images")
+    print(evaluation.report(found, predictor.labels))
+
+
+# fmt: off
+def _define(values: flags.FlagValues) -> None:
+    parsing.define_model(values, "Evaluate")
+    mine: dict = {"flag_values": values, "module_name": "Evaluate"}
+    flags.DEFINE_enum(
+        "split", "test", SPLITS,
+        "Images to evaluate on: test, or train with the validation images included.",
+        **mine)
+    flags.DEFINE_enum(
+        "dataset", None, list(data.DATASETS),
+        "Data set to evaluate on. By default the one that the model was trained on or, "
+        "with --data_dir, auto.", **mine)
+    flags.DEFINE_string(
+        "data_dir", "", "Directory with the data, as for training.", **mine)

@@ -1,0 +1,123 @@
+"""The command line of the project: its verbs, one-line errors and exit codes."""
+
+import importlib
+import importlib.util
+import io
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn, cast
+
+from mnist_tf.errors import Interrupted, UserError, unknown_name
+
+VERBS = {
+    "train": "Train a model and write a model directory.",
+    "evaluate": "Evaluate a model on a labelled data set.",
+    "predict": "Classify images with a trained model.",
+    "serve": "Serve a model over HTTP.",
+    "recipes": "List the packaged flag files.",
+}
+_EXIT_SECONDS = 1.5  # from a signal to the exit, whatever is running
+
+
+def main() -> NoReturn:
+    """Runs the verb that the command line names, as `mnist_tf` and `python -m` do."""
+    run(_dispatch)
+
+
+def _dispatch(argv: Sequence[str]) -> int | None:
+    # A copy of the project may leave verbs out.
+    package = __package__ or ""
+    verbs = {
+        verb: about
+        for verb, about in VERBS.items()
+        if importlib.util.find_spec(f"{package}.{verb}")
+    }
+    name = package.partition(".")[0]
+    if len(argv) < 2 or argv[1].lstrip("-").startswith("help"):
+        lines = [f"  {verb:<10}{about}" for verb, about in verbs.items()]
+        print(f"usage: {name} VERB [--flag=value ...]", *lines, sep="\n")
+        print(f"{name} VERB --help lists the flags of a verb.")
+        return 0 if len(argv) > 1 else 1
+    if argv[1] not in verbs:
+        raise UserError(unknown_name("the verb", argv[1], verbs))
+    verb = importlib.import_module(f"{package}.{argv[1]}")
+    return verb.main([f"{name} {argv[1]}", *argv[2:]])
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+    """Calls `main` with the command line and exits.
+
+    The exit code is 0, or what `main` returns; 1 after an error, which is one line; 128
+    plus the signal after SIGINT or SIGTERM.
+    """
+    received: list[signal.Signals] = []
+
+    def interrupt(signum: int, _: FrameType | None) -> NoReturn:
+        received.append(signal.Signals(signum))
+        # Other people's code may swallow the exception or raise another.
+        end = threading.Timer(_EXIT_SECONDS, os._exit, [128 + signum])
+        end.daemon = True
+        end.start()
+        raise KeyboardInterrupt
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, interrupt)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the parent process
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (kept open)
+    # File names may not be valid text.
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
+    try:
+        try:
+            code = main(sys.argv) or 0
+        except SystemExit:  # --help
+            code = 0
+        sys.stdout.flush()
+    except UserError as error:
+        _print_traceback_if_debugging()
+        if not received:  # else it is only what the signal has become
+            print(one_line(error), file=sys.stderr)
+        code = 1
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        code = 128 + error.signum
+    except KeyboardInterrupt:
+        received.append(signal.SIGINT)  # in case another handler raised it
+    except BrokenPipeError:
+        # The reader of our output has closed it, as `head` does.
+        _discard_output()
+        code = 0
+    except OSError as error:
+        # A full or read-only disk, for example, at any write below.
+        _print_traceback_if_debugging()
+        print(f"error: {error}", file=sys.stderr)
+        _discard_output()
+        code = 1
+    except Exception:
+        if not received:
+            raise
+    if received:
+        name = received[0].name
+        print(f"{name}: stopped; saved files are unchanged", file=sys.stderr)
+        code = 128 + received[0]
+    sys.exit(code)
+
+
+def one_line(error: UserError) -> str:
+    """The error as the one line that the commands print."""
+    return f"error: {' '.join(str(error).split())}"
+
+
+def _discard_output() -> None:
+    """Keeps Python from flushing, and failing again, at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_traceback_if_debugging() -> None:
+    if {"--debug", "--debug=true"} & set(sys.argv):
+        traceback.print_exc()

@@ -1,0 +1,231 @@
+"""Command lines: absl flags in, typed values out, or one error with all mistakes.
+
+The flags are absl's own, defined with `flags.DEFINE_integer` and its like in a
+`FlagValues` of each command's own, so that `--help`, `--helpfull`, `--helpxml`,
+`--flagfile`, `--undefok` and `--noflag` work as in any absl program.
+"""
+
+import difflib
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from absl import flags
+
+from mnist_tf.config import SETTINGS
+from mnist_tf.errors import UserError, unknown_name
+from mnist_tf.predictor import RUNTIMES
+
+RECIPES = Path(__file__).parents[1] / "configs"
+_COMMON = "All commands"  # where help lists their flags
+_KINDS = {"": "true or false", "a number": "a finite number"}  # for absl's words
+
+T = TypeVar("T")
+Values = dict[str, Any]
+
+
+class Flags(flags.FlagValues):
+    """The flags of one command, with those that all commands have.
+
+    Args:
+      about: what the command does; the text above the flags in `--help`.
+    """
+
+    def __init__(self, about: str) -> None:
+        super().__init__()
+        self.__dict__["about"] = about.strip()  # attributes are flags
+        self.set_gnu_getopt(True)  # flags may follow arguments
+        switches = {
+            "help": "Show this help.",
+            "helpshort": "Show this help.",
+            "helpfull": "Show this help with the flags that all commands have.",
+            "helpxml": "Show the same as XML.",
+            "debug": "Show the traceback of an error.",
+        }
+        for name, text in switches.items():
+            flags.DEFINE_bool(name, False, text, flag_values=self, module_name=_COMMON)
+
+    def _get_flag_file_lines(
+        self, filename: str, parsed_file_stack: list[str] | None = None
+    ) -> list[str]:
+        """Reads a packaged recipe where there is no such flag file."""
+        try:
+            if not Path(filename).exists() and (RECIPES / filename).is_file():
+                filename = str(RECIPES / filename)
+            return super()._get_flag_file_lines(filename, parsed_file_stack)
+        except UserError:
+            raise  # about a flag file that this one names
+        except (flags.Error, OSError, ValueError) as error:
+            reason: Any = error.__context__ or error
+            raise UserError(
+                f"--flagfile {filename} cannot be read "
+                f"({getattr(reason, 'strerror', reason)})"
+            ) from error
+
+    def show_help(self) -> None:
+        """Prints the help that was asked for, if any, and exits."""
+        if self.helpxml:
+            self.write_help_in_xml_format(sys.stdout)
+        elif self.helpfull:
+            print(self.about, self.get_help(), sep="\n")
+        elif self.help or self.helpshort:
+            groups = [name for name in self.flags_by_module_dict() if name != _COMMON]
+            print(self.about, *map(self.module_help, groups), sep="\n")
+        else:
+            return
+        sys.exit()
+
+
+def define_model(values: flags.FlagValues, group: str) -> None:
+    """Defines the flags of the verbs that read a model directory."""
+    mine: dict = {"flag_values": values, "module_name": group}
+    text = "Model directory to read."
+    flags.DEFINE(_PathParser(), "model_dir", "out", text, **mine)
+    text = "Runtime to use: auto is litert where it is installed, else tensorflow."
+    flags.DEFINE_enum("runtime", "auto", RUNTIMES, text, **mine)
+
+
+def define_config(values: flags.FlagValues) -> None:
+    """Defines a flag for each setting of `Config`."""
+    kinds: dict[Any, Callable] = {
+        bool: flags.DEFINE_bool,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+    }
+    for name, field in SETTINGS.items():
+        default: Any = field.default
+        text, choices = field.metadata["help"], field.metadata["choices"]
+        mine: dict = {"flag_values": values, "module_name": field.metadata["group"]}
+        if choices:
+            flags.DEFINE_enum(name, default, list(choices), text, **mine)
+        elif field.type in kinds:
+            kinds[field.type](name, default, text, **mine)
+        else:
+            mine["serializer"] = flags.CsvListSerializer(",")
+            shown = ",".join(map(str, default))
+            flags.DEFINE(_IntegerListParser(), name, shown, text, **mine)
+
+
+def parse(
+    argv: Sequence[str],
+    about: str,
+    define: Callable[[flags.FlagValues], None],
+    convert: Callable[[Values], T],
+    arguments: str = "",
+) -> T:
+    """Parses a command line.
+
+    Args:
+      argv: the name of the program, then its arguments.
+      about: what the command does, for `--help`.
+      define: defines the flags of the command.
+      convert: makes what the command needs of the values of its flags, by name.
+      arguments: the multi-valued flag that takes arguments which are not flags.
+
+    Returns:
+      What `convert` returns. `--help` and its like print and exit instead.
+
+    Raises:
+      UserError: the message lists all mistakes, those that `convert` raises too.
+    """
+    values, problems = Flags(about), list[str]()
+    common = set(values)
+    define(values)
+    for name in values:
+        lenient: Any = _LenientParser(values[name], problems)
+        values[name].parser = lenient
+    try:
+        rest = values(argv, known_only=True)[1:]
+    except (flags.Error, ValueError) as error:
+        raise UserError("; ".join([*problems, str(error).splitlines()[0]])) from error
+    values.show_help()
+    parsed: Values = {name: values[name].value for name in values if name not in common}
+    positional, unknown = _split(rest)
+    known = [*values, "flagfile", "undefok"]
+    problems += [_unknown_flag(argument, known) for argument in unknown]
+    if arguments:
+        parsed[arguments] = [*parsed[arguments], *positional]
+    else:
+        problems += [
+            f"{each!r} is not a flag; write --name=value" for each in positional
+        ]
+    try:
+        converted = convert(parsed)
+    except UserError as error:
+        raise UserError("; ".join([*problems, str(error)])) from error
+    if problems:
+        raise UserError("; ".join(problems))
+    return converted
+
+
+class _IntegerListParser(flags.ArgumentParser):
+    """Parses comma-separated integers."""
+
+    syntactic_help = "a comma-separated list of integers"
+
+    def parse(self, argument: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in argument.split(","))
+
+    def flag_type(self) -> str:
+        return "comma-separated list of integers"
+
+
+class _PathParser(flags.ArgumentParser):
+    """Parses a path, which an empty string is not."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        if not argument:
+            raise ValueError
+        return argument
+
+
+class _LenientParser:
+    """Wraps a flag's parser to collect mistakes instead of raising the first one."""
+
+    def __init__(self, flag: flags.Flag, problems: list[str]) -> None:
+        self.flag, self.parser, self.problems = flag, flag.parser, problems
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.parser, name)
+
+    def parse(self, argument: Any) -> Any:
+        name = f"--{self.flag.name}"
+        try:
+            value = self.parser.parse(argument)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError
+            return value
+        except (TypeError, ValueError, OverflowError):
+            choices = getattr(self.parser, "enum_values", None)
+            kind = self.parser.syntactic_help  # "" of a boolean
+            wanted = _KINDS.get(kind, kind)
+            self.problems.append(
+                unknown_name(name, argument, choices)
+                if choices
+                else f"{name} must be {wanted} (got {argument!r})"
+            )
+            return self.flag.default
+
+
+def _split(rest: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separates arguments from unknown flags; behind `--` there are arguments only."""
+    end = list(rest).index("--") if "--" in rest else len(rest)
+    unknown = [each for each in rest[:end] if each.startswith("-") and each != "-"]
+    arguments = [each for each in rest[:end] if each not in unknown]
+    return arguments + list(rest[end + 1 :]), unknown
+
+
+def _unknown_flag(argument: str, known: Sequence[str]) -> str:
+    written = argument.partition("=")[0]
+    name = written.lstrip("-")
+    word = name.partition(" ")[0]
+    if word in known:  # `--name value` on a line of a flag file
+        return f"{argument!r} must be written as --{word}=value"
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean --{near[0]}?" if near else "; see --help"
+    return f"{written} is not a flag of this command{hint}"

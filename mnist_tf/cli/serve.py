@@ -1,0 +1,128 @@
+"""Serve a model over HTTP, with a page to draw digits on.
+
+    mnist_tf serve --model_dir=out --port=8080
+
+POST /v1/models/mnist:predict takes what TensorFlow Serving's REST API takes, POST
+/predict an image file or an npy file; GET /docs documents the rest. The access log goes
+to standard error. SIGTERM shuts the server down once all requests are answered.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from mnist_tf.cli import parsing, quiet
+from mnist_tf.errors import UserError
+
+
+def main(argv: Sequence[str]) -> None:
+    """Serves as the flags say until a signal arrives."""
+    values = parsing.parse(argv, __doc__ or "", _define, _checked)
+    try:
+        from mnist_tf import serving
+        from mnist_tf.serving import http
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{error.name} is not installed; pip install 'mnist_tf[serve]'"
+        ) from error
+
+    listening = http.bind_socket(values["host"], values["port"])
+    with quiet.native_output_hidden():
+        model = serving.ServedModel(values["model_dir"], values["runtime"])
+    settings = serving.Settings(
+        model_name=values["model_name"],
+        limits=serving.Limits(
+            values["max_body_bytes"], values["body_timeout"], values["response_timeout"]
+        ),
+        max_instances=values["max_instances"],
+        max_queue_size=values["max_queue_size"],
+        reject_below=values["reject_below"],
+        token=values["token"],
+        watch=values["watch"],
+    )
+    server = serving.Server(model, settings, serving.AccessLog(values["log_format"]))
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+
+    def drain() -> None:
+        server.draining = True
+        print("shutting down", file=sys.stderr, flush=True)
+
+    http.serve(
+        server.app,
+        listening,
+        header_timeout=values["header_timeout"],
+        max_connections=values["max_connections"],
+        drain_seconds=values["drain_seconds"],
+        on_drain=drain,
+        on_start=lambda: print(
+            f"serving http://{shown}:{port}/", file=sys.stderr, flush=True
+        ),
+    )
+
+
+# fmt: off
+def _define(values: flags.FlagValues) -> None:
+    parsing.define_model(values, "Server")
+    mine: dict = {"flag_values": values, "module_name": "Server"}
+    flags.DEFINE_string(
+        "model_name", "mnist", "Name of the model in /v1/models/NAME.", **mine)
+    flags.DEFINE_string(
+        "host", "127.0.0.1", "Address to listen on; 0.0.0.0 is every interface.",
+        **mine)
+    flags.DEFINE_integer(
+        "port", 8080, "Port to listen on; 0 picks a free one.", 0, 65535, **mine)
+    flags.DEFINE_string(
+        "token_file", "", "File with the token that clients must send as "
+        "`Authorization: Bearer TOKEN`.", **mine)
+    flags.DEFINE_float(
+        "reject_below", 0.0, "/predict returns no label whose probability is below "
+        "this.", 0.0, 1.0, **mine)
+    flags.DEFINE_bool(
+        "watch", False, "Load a new model as soon as there is one in --model_dir.",
+        **mine)
+    flags.DEFINE_enum(
+        "log_format", "text", ["text", "json", "none"], "Format of the access log.",
+        **mine)
+    flags.DEFINE_float(
+        "drain_seconds", 1.0, "Keep accepting connections for this long after SIGTERM; "
+        "/readyz fails meanwhile.", 0.0, **mine)
+    limit: dict = {"lower_bound": 1, "flag_values": values, "module_name": "Limits"}
+    flags.DEFINE_integer(
+        "max_body_bytes", 16 * 2**20, "Largest request body in bytes.", **limit)
+    flags.DEFINE_integer(
+        "max_instances", 1024, "Most images in one request.", **limit)
+    flags.DEFINE_integer(
+        "max_queue_size", 1024, "Most requests that wait for the model.", **limit)
+    flags.DEFINE_integer("max_connections", 1024, "Most open connections.", **limit)
+    limit["lower_bound"] = 0.0
+    flags.DEFINE_float(
+        "header_timeout", 10.0, "Seconds to wait for the headers of a request.",
+        **limit)
+    flags.DEFINE_float(
+        "body_timeout", 10.0, "Seconds to wait for the body of a request.", **limit)
+    flags.DEFINE_float(
+        "response_timeout", 10.0, "Seconds to wait for the response of the model.",
+        **limit)
+# fmt: on
+
+
+def _checked(values: parsing.Values) -> parsing.Values:
+    problems, token, file = [], "", values["token_file"]
+    if file:
+        try:
+            token = Path(file).read_text("utf-8").strip()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", error)
+            problems.append(f"--token_file {file} cannot be read ({reason})")
+        else:
+            if not token:
+                problems.append(f"--token_file {file} is empty; write a token to it")
+    name = values["model_name"]
+    if not name or "/" in name or ":" in name:
+        problems.append(f"--model_name must be a word without / and : (got {name!r})")
+    if problems:
+        raise UserError("; ".join(problems))
+    return {**values, "token": token}

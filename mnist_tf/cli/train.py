@@ -1,0 +1,41 @@
+"""Train a model and write a model directory.
+
+    mnist_tf train --flagfile=base.cfg [--epochs=8 ...]
+
+Flags apply from left to right and the last one wins, so give the flag file first.
+Progress goes to standard error, the summary to standard output.
+"""
+
+from collections.abc import Sequence
+
+from mnist_tf.cli import parsing, quiet
+from mnist_tf.config import Config
+from mnist_tf.errors import UserError, unknown_name
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains as the flags say and prints the summary."""
+    config = parsing.parse(argv, __doc__ or "", parsing.define_config, _config)
+    from mnist_tf import experiment
+
+    print(experiment.run(config))
+
+
+def _config(values: parsing.Values) -> Config:
+    # Here, because TensorFlow takes seconds to import and --help does not need it.
+    quiet.import_tensorflow()
+    from mnist_tf.data import DATASETS
+    from mnist_tf.model import MODELS
+
+    problems = [
+        unknown_name(f"--{name}", values[name], known)
+        for name, known in {"dataset": list(DATASETS), "model": list(MODELS)}.items()
+        if values[name] not in known
+    ]
+    try:
+        config = Config(**values)
+    except UserError as error:
+        raise UserError("; ".join([*problems, str(error)])) from error
+    if problems:
+        raise UserError("; ".join(problems))
+    return config

@@ -1,0 +1,216 @@
+"""Normalises the image of a digit as MNIST's were: uint8 [28, 28], light on dark.
+
+MNIST's digits were scaled to fit a box of 20x20 pixels, keeping their aspect ratio, and
+placed with their centre of mass at the centre of 28x28
+(http://yann.lecun.com/exdb/mnist/). They were black on white to begin with. Photographs
+are not, so that here the background is estimated and subtracted first, and the width of
+the strokes is brought into MNIST's range.
+"""
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+IMAGE_SIZE = 28  # pixels, width and height
+
+_BOX = 20  # pixels of the longer side of a normalised digit
+_MIN_CONTRAST = 32  # grey levels between ink and background; less is a blank image
+
+# Pixels of the longer side when the background is fitted, the ink is segmented and the
+# strokes are measured.
+_FIT_SIDE, _SEGMENT_SIDE, _STROKE_SIDE = 32, 256, 160
+
+_DEGREE = 3  # of the background's polynomial, in each direction
+_SCALES = (64, 48, 32, 24, 16, 12, 12)  # grey levels of noise assumed in each iteration
+
+# Stroke widths at _STROKE_SIDE. 80 % of MNIST's digits are within; narrower and wider
+# strokes are moved to _MARGIN inside.
+_MIN_STROKE, _MAX_STROKE, _MARGIN = 10, 20, 2
+
+
+def normalise(grey: np.ndarray) -> np.ndarray:
+    """Finds the digit in an image and normalises it as MNIST does.
+
+    Args:
+      grey: uint8 [H, W] of any size, dark on light or light on dark.
+
+    Returns:
+      uint8 [28, 28], light on dark; all 0 if the image is blank.
+    """
+    ink = grey - _background(grey)
+    # Ink differs more from the background than noise does.
+    if np.square(np.minimum(ink, 0)).sum() > np.square(np.maximum(ink, 0)).sum():
+        ink = -ink
+    digit = _segment(ink)
+    if not digit.any():
+        return np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    strokes = _normalise_stroke_width(_crop_and_scale(digit, _STROKE_SIDE))
+    return _centre(_crop_and_scale(strokes, _BOX))
+
+
+def _background(grey: np.ndarray) -> np.ndarray:
+    """Estimates the background of an image that may be lit unevenly.
+
+    Fits a polynomial surface by iteratively reweighted least squares, with the weights
+    of Geman and McClure, starting from the border, where there is seldom ink.
+
+    Args:
+      grey: uint8 [H, W].
+
+    Returns:
+      float64 [H, W].
+    """
+    small = _reduce(grey, _FIT_SIDE)
+    terms = np.kron(*map(_powers, small.shape))  # y^i x^j, one row per pixel
+    # Keeps the surface flat where the image does not determine it.
+    flatness = np.diag([0.0] + [5e-3 * small.size] * (terms.shape[1] - 1))
+    border = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
+    residuals = small.ravel() - np.median(border)
+    for scale in _SCALES:
+        weighted = terms.T * (1 + (residuals / scale) ** 2) ** -2
+        surface = np.linalg.solve(weighted @ terms + flatness, weighted @ small.ravel())
+        residuals = small.ravel() - terms @ surface
+    rows, columns = map(_powers, grey.shape)
+    return rows @ surface.reshape(_DEGREE + 1, _DEGREE + 1) @ columns.T
+
+
+def _powers(count: int) -> np.ndarray:
+    """Powers of the centres of `count` pixels that cover -1..1, [count, degree + 1]."""
+    centres = (np.arange(count) + 0.5) * (2 / count) - 1
+    return np.vander(centres, _DEGREE + 1, increasing=True)
+
+
+def _reduce(values: np.ndarray, side: int) -> np.ndarray:
+    """Reduces [H, W] to at most `side` pixels in both directions, as float32."""
+    image = Image.fromarray(values.astype(np.float32))
+    image.thumbnail((side, side), Image.Resampling.BOX)
+    return np.asarray(image)
+
+
+def _segment(ink: np.ndarray) -> np.ndarray:
+    """Separates the digit from specks, smudges and noise.
+
+    Args:
+      ink: float [H, W], grey levels above the background.
+
+    Returns:
+      uint8 [H, W], 255 for full ink; all 0 if there is none.
+    """
+    mask = Image.fromarray(_foreground(_reduce(ink, _SEGMENT_SIDE)))
+    mask = mask.filter(ImageFilter.MaxFilter(3))
+    mask = mask.resize(ink.shape[::-1], Image.Resampling.NEAREST)
+    digit = np.where(np.asarray(mask), np.maximum(ink, 0), 0)
+    peak = digit.max()
+    if peak < _MIN_CONTRAST:
+        return np.zeros(ink.shape, np.uint8)
+    full = np.median(digit[digit > peak / 2])
+    return (np.minimum(digit / full, 1) * 255).astype(np.uint8)
+
+
+def _foreground(ink: np.ndarray) -> np.ndarray:
+    """Finds the component with the most ink, and others of similar weight.
+
+    Args:
+      ink: float [H, W], grey levels above the background.
+
+    Returns:
+      uint8 [H, W], 255 or 0.
+    """
+    # Standard deviation of normal noise, from the pixels that cannot be ink.
+    noise = -1.4826 * np.median(ink[ink < 0]) if (ink < 0).any() else 0
+    mask = ink > max(_MIN_CONTRAST / 2, 4 * noise)
+    components = _components(mask)
+    weights = np.bincount(components[mask], ink[mask], minlength=ink.size)
+    main = mask & (components == weights.argmax())
+    if not main.any() or max(map(np.ptp, np.nonzero(main))) < 2:  # a speck
+        return np.zeros(ink.shape, np.uint8)
+    # What is much fainter than the digit is a smudge or a shadow.
+    mask &= ink > np.percentile(ink[main], 90) / 4
+    weights = np.bincount(components[mask], ink[mask], minlength=ink.size)
+    kept = mask & (weights[components] > weights.max() / 8)
+    return np.where(kept, 255, 0).astype(np.uint8)
+
+
+def _components(mask: np.ndarray) -> np.ndarray:
+    """Labels the connected components of a mask, bridging gaps of up to 4 pixels.
+
+    Args:
+      mask: bool [H, W].
+
+    Returns:
+      int [H, W], one number per component.
+    """
+    dilated = Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(5))
+    near = np.asarray(dilated) > 0
+    # Pairs of neighbours, as indices into the flat mask.
+    numbers = np.arange(near.size)
+    indices = numbers.reshape(near.shape)
+    beside, below = near[:, 1:] & near[:, :-1], near[1:] & near[:-1]
+    first = np.concatenate([indices[:, :-1][beside], indices[:-1][below]])
+    second = np.concatenate([indices[:, 1:][beside], indices[1:][below]])
+    # Neighbours take the lower of their numbers, until nothing changes.
+    while True:
+        before = numbers.copy()
+        lower = np.minimum(before[first], before[second])
+        np.minimum.at(numbers, before[first], lower)
+        np.minimum.at(numbers, before[second], lower)
+        numbers = numbers[numbers]
+        if np.array_equal(numbers, before):
+            return numbers.reshape(near.shape)
+
+
+def _crop_and_scale(digit: np.ndarray, side: int) -> np.ndarray:
+    """Crops a digit to its bounding box and scales it, keeping its aspect ratio.
+
+    Args:
+      digit: uint8 [H, W], not all 0.
+      side: pixels of the longer side of the result.
+
+    Returns:
+      uint8 [h, w] with a maximum of 255.
+    """
+    solid = digit > digit.max() / 4
+    rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
+    crop = digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = side / max(crop.shape)
+    height, width = (max(1, round(length * scale)) for length in crop.shape)
+    image = Image.fromarray(crop).resize((width, height), Image.Resampling.LANCZOS)
+    scaled = np.asarray(image).astype(np.float64)
+    return np.rint(scaled * (255 / max(scaled.max(), 1))).astype(np.uint8)
+
+
+def _normalise_stroke_width(digit: np.ndarray) -> np.ndarray:
+    """Thickens strokes that are far narrower than MNIST's, and thins far wider ones.
+
+    Args:
+      digit: uint8 [h, w] with a longer side of 160 pixels.
+
+    Returns:
+      uint8 [h + 40, w + 40], padded for thicker strokes.
+    """
+    digit = np.pad(digit, 20)
+    solid = digit > 127
+    inner = np.asarray(Image.fromarray(digit).filter(ImageFilter.MinFilter(3))) > 127
+    # A stroke of width w and length l has an area of wl and a perimeter of 2l.
+    width = 2 * solid.sum() / max((solid & ~inner).sum(), 1)
+    step: ImageFilter.Filter
+    if width < _MIN_STROKE:
+        step = ImageFilter.MaxFilter(1 + 2 * round((_MIN_STROKE + _MARGIN - width) / 2))
+    elif width > _MAX_STROKE:
+        step = ImageFilter.MinFilter(1 + 2 * round((width - _MAX_STROKE + _MARGIN) / 2))
+    else:
+        return digit
+    return np.asarray(Image.fromarray(digit).filter(step))
+
+
+def _centre(digit: np.ndarray) -> np.ndarray:
+    """Places a digit of at most 20x20 pixels with its centre of mass at (14, 14)."""
+    height, width = digit.shape
+    mass = digit.astype(np.float64)
+    centre_y = (mass.sum(axis=1) @ np.arange(height)) / mass.sum()
+    centre_x = (mass.sum(axis=0) @ np.arange(width)) / mass.sum()
+    # By whole pixels, as in MNIST, and never so far that the digit is cut off.
+    top = min(max(round(IMAGE_SIZE / 2 - centre_y), 0), IMAGE_SIZE - height)
+    left = min(max(round(IMAGE_SIZE / 2 - centre_x), 0), IMAGE_SIZE - width)
+    image = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    image[top : top + height, left : left + width] = digit
+    return image

@@ -1,0 +1,105 @@
+"""Metrics: what a run measures besides its loss.
+
+A new metric is one function or class and one line in `METRICS`.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# Maps labels [B] and logits [B, C] to a value for each sample, [B].
+MetricFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Metric = Any  # a MetricFunction, a keras.metrics.Metric or a class of them
+
+
+def accuracy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Whether the class with the largest logit is the label: bool [B]."""
+    return tf.argmax(logits, -1) == tf.cast(labels, tf.int64)
+
+
+METRICS: dict[str, Metric] = {"accuracy": accuracy}
+
+
+class SampleMean(keras.metrics.Metric):
+    """The mean over all samples seen, summed in float64.
+
+    Args:
+      name: name of the metric.
+      function: maps labels and logits to a value for each sample.
+    """
+
+    def __init__(self, name: str, function: MetricFunction) -> None:
+        super().__init__(name=name)
+        self.function = function
+        # The sum of the values, and their number.
+        self.sums = self.add_variable((2,), "zeros", dtype="float64", name="sums")
+
+    def update_state(self, labels: tf.Tensor, logits: tf.Tensor) -> None:
+        """Adds the values of a batch: labels [B], logits [B, C]."""
+        values = self.function(labels, logits)
+        total = tf.reduce_sum(tf.cast(values, tf.float64))
+        self.sums.assign_add([total, tf.cast(tf.size(values), tf.float64)])
+
+    def result(self) -> tf.Tensor:
+        """Returns the mean, a float64 scalar."""
+        return self.sums.value[0] / self.sums.value[1]
+
+
+class MetricSet:
+    """The loss and the other metrics of a run.
+
+    Args:
+      metrics: functions, Keras metrics or classes of them, by name.
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric]) -> None:
+        self._loss = SampleMean("loss", lambda labels, losses: losses)
+        self._metrics = {name: _built(name, each) for name, each in metrics.items()}
+        self._all = {"loss": self._loss, **self._metrics}
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The variables of all of them."""
+        return [v for metric in self._all.values() for v in metric.variables]
+
+    def update(self, labels: tf.Tensor, logits: tf.Tensor, losses: tf.Tensor) -> None:
+        """Adds a batch: labels [B], logits [B, C], losses [B]."""
+        self._loss.update_state(labels, losses)
+        for metric in self._metrics.values():
+            metric.update_state(labels, tf.cast(logits, tf.float32))
+
+    def results(self) -> dict[str, float]:
+        """Returns the value of each metric by name."""
+        return {name: float(metric.result()) for name, metric in self._all.items()}
+
+    def samples(self) -> float:
+        """Returns the number of samples seen."""
+        return float(self._loss.sums.numpy()[1])
+
+    def reset(self) -> None:
+        """Forgets all samples."""
+        for metric in self._all.values():
+            metric.reset_state()
+
+    @contextlib.contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Starts afresh within the block and continues as before after it."""
+        values = [variable.numpy() for variable in self.variables]
+        self.reset()
+        try:
+            yield
+        finally:
+            for variable, value in zip(self.variables, values, strict=True):
+                variable.assign(value)
+
+
+def _built(name: str, metric: Metric) -> keras.metrics.Metric:
+    if isinstance(metric, keras.metrics.Metric):
+        metric.reset_state()  # an earlier run may have used it
+        return metric
+    if isinstance(metric, type):
+        return metric(name=name)
+    return SampleMean(name, metric)

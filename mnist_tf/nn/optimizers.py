@@ -1,0 +1,124 @@
+"""Optimizers by name, and the learning-rate schedule of a run."""
+
+import keras
+import tensorflow as tf
+
+from mnist_tf.errors import UserError, unknown_name
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+DECAYS = ("constant", "linear", "cosine")
+
+
+class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A linear warm-up to the peak learning rate, followed by a decay to 0.
+
+    Args:
+      peak: the peak learning rate.
+      steps: length of the run in steps; the rate is 0 after that.
+      warmup: fraction of the run to warm up for, in [0, 1).
+      decay: "constant", "linear" or "cosine" (half a cosine wave, Loshchilov and
+        Hutter, 2017, arXiv:1608.03983).
+    """
+
+    def __init__(self, peak: float, steps: int, warmup: float, decay: str) -> None:
+        if decay not in DECAYS:
+            raise UserError(unknown_name("--schedule", decay, DECAYS))
+        self.peak = peak
+        self.steps = steps
+        self.warmup = warmup
+        self.decay = decay
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the learning rate at the 0-based `step`, a float32 scalar."""
+        # Evaluated in the middle of the step, so that neither the first nor the last
+        # step is wasted on a rate of 0.
+        done = (tf.cast(step, tf.float32) + 0.5) / self.steps
+        left = tf.clip_by_value((1.0 - done) / (1.0 - self.warmup), 0.0, 1.0)
+        if self.decay == "linear":
+            rate = left
+        elif self.decay == "cosine":
+            rate = 0.5 - 0.5 * tf.cos(3.141592653589793 * left)
+        else:
+            rate = tf.ones_like(left)
+        if self.warmup:
+            rate = tf.where(done < self.warmup, done / self.warmup, rate)
+        return self.peak * rate
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments."""
+        return {
+            "peak": self.peak,
+            "steps": self.steps,
+            "warmup": self.warmup,
+            "decay": self.decay,
+        }
+
+
+class FusedAdam(keras.optimizers.Adam):
+    """Adam on TensorFlow's fused kernel: one operation per variable instead of twenty.
+
+    Arithmetic and arguments are those of `keras.optimizers.Adam`, without `amsgrad`;
+    with `weight_decay` it is AdamW. Fewer operations trace faster, which matters in
+    runs of a few seconds.
+    """
+
+    def update_step(
+        self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
+    ) -> None:
+        """Updates one variable and its two moment estimates."""
+        index = self._get_variable_index(variable)
+        step = tf.cast(self.iterations.value + 1, tf.float32)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=tf.pow(self.beta_1, step),
+            beta2_power=tf.pow(self.beta_2, step),
+            lr=learning_rate,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+
+
+def build_optimizer(
+    name: str,
+    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+    *,
+    momentum: float = 0.9,
+    beta_2: float = 0.99,
+    weight_decay: float = 0.0,
+    global_clipnorm: float = 0.0,
+    ema_decay: float = 0.0,
+) -> keras.optimizers.Optimizer:
+    """Returns the Keras optimizer called `name`.
+
+    Args:
+      name: one of `OPTIMIZERS`; "sgd" uses Nesterov momentum.
+      learning_rate: a number or a schedule.
+      momentum: momentum of SGD; Adam's beta_1.
+      beta_2: Adam's beta_2.
+      weight_decay: decoupled decay of kernels (AdamW, arXiv:1711.05101; not "adam").
+      global_clipnorm: largest global norm of the gradients; 0 does not clip.
+      ema_decay: decay of an exponential moving average of the weights; 0 keeps none.
+    """
+    if name not in OPTIMIZERS:
+        raise UserError(unknown_name("--optimizer", name, OPTIMIZERS))
+    decays = name != "adam" and weight_decay > 0
+    common = {
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay if decays else None,
+        "global_clipnorm": global_clipnorm or None,
+        "use_ema": ema_decay > 0,
+        "ema_momentum": ema_decay or 0.99,
+    }
+    optimizer: keras.optimizers.Optimizer
+    if name == "sgd":
+        nesterov = momentum > 0
+        optimizer = keras.optimizers.SGD(momentum=momentum, nesterov=nesterov, **common)
+    else:
+        optimizer = FusedAdam(beta_1=momentum, beta_2=beta_2, **common)
+    # There is no reason for biases and the scales of normalisation layers to be small.
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer

@@ -1,0 +1,78 @@
+"""Exact classification metrics over a labelled data set, in total and per class."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Metrics of C classes.
+
+    Attributes:
+      loss: mean cross-entropy in nats.
+      accuracy: fraction of correct predictions.
+      precision: [C], fraction of the predictions of a class that are correct; 0 if
+        there are none.
+      recall: [C], fraction of the samples of a class that are predicted correctly; 0
+        if there are none.
+      confusion: int64 [C, C], number of samples by label (row) and prediction (column).
+    """
+
+    loss: float
+    accuracy: float
+    precision: np.ndarray
+    recall: np.ndarray
+    confusion: np.ndarray
+
+
+def evaluate(probabilities: np.ndarray, labels: np.ndarray) -> Evaluation:
+    """Computes the metrics of predictions.
+
+    Args:
+      probabilities: float [n, C], n at least 1; the prediction is the largest.
+      labels: int [n].
+    """
+    classes = probabilities.shape[1]
+    predictions = probabilities.argmax(axis=1)
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (labels, predictions), 1)
+    correct = np.diag(confusion)
+    of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    smallest = np.finfo(np.float32).tiny  # a probability that underflowed to 0
+    return Evaluation(
+        loss=float(-np.log(np.maximum(of_label, smallest)).mean()),
+        accuracy=float(correct.sum() / len(labels)),
+        precision=correct / np.maximum(confusion.sum(axis=0), 1),
+        recall=correct / np.maximum(confusion.sum(axis=1), 1),
+        confusion=confusion,
+    )
+
+
+def report(evaluation: Evaluation, names: tuple[str, ...]) -> str:
+    """Formats an evaluation as text: the metrics and the confusion matrix.
+
+    Args:
+      evaluation: metrics of C classes.
+      names: name of each class.
+    """
+    rows = [
+        name if name == str(index) else f"{index} {name}"
+        for index, name in enumerate(names)
+    ]
+    width = max(5, *(len(row) for row in rows))
+    cell = max(len(str(evaluation.confusion.max())), 3) + 1
+    columns = "".join(f"{index:>{cell}}" for index in range(len(names)))
+    lines = [
+        f"accuracy {evaluation.accuracy * 100:.2f} %",
+        f"loss     {evaluation.loss:.4f}",
+        "",
+        f"{'label':<{width}}  precision  recall  predicted as{columns}",
+    ]
+    for index, row in enumerate(rows):
+        counts = "".join(f"{count:>{cell}}" for count in evaluation.confusion[index])
+        lines.append(
+            f"{row:<{width}}  {evaluation.precision[index]:9.4f}  "
+            f"{evaluation.recall[index]:6.4f}              {counts}"
+        )
+    return "\n".join(lines)

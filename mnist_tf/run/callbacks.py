@@ -1,0 +1,254 @@
+"""Callbacks of the trainer: progress, TensorBoard, checkpoints, early stopping.
+
+A callback is called with a `Progress` every few steps and at the end of each epoch.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import tensorflow as tf
+from tqdm import tqdm
+
+from mnist_tf.errors import UserError
+from mnist_tf.trainer import Progress, Trainer, best_epoch
+
+_VALIDATION = "validation_"
+
+
+class ProgressBar:
+    """Shows a progress bar on a terminal; elsewhere prints a line now and then.
+
+    Args:
+      done: steps done before this process took over.
+      stream: where to write; standard error by default.
+      seconds: least time between two lines within an epoch.
+    """
+
+    def __init__(
+        self, done: int = 0, stream: TextIO | None = None, seconds: float = 10.0
+    ) -> None:
+        self.done = done
+        self.stream = stream or sys.stderr
+        self.seconds = seconds
+        self.bar: tqdm | None = None
+        self.started = self.shown = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        """Updates the bar, or prints a line if it is time for one."""
+        # A reader that has closed the pipe is no reason to lose the run.
+        with contextlib.suppress(BrokenPipeError):
+            if self.stream.isatty():
+                self._update(progress)
+            elif progress.epoch_done or time.monotonic() - self.shown >= self.seconds:
+                self.shown = time.monotonic()
+                seconds = int(self._seconds_left(progress))
+                left = f"left {seconds // 60}:{seconds % 60:02d}"
+                print(f"{describe(progress)}  {left}", file=self.stream, flush=True)
+
+    def _update(self, progress: Progress) -> None:
+        if self.bar is None:
+            self.bar = tqdm(
+                total=progress.steps,
+                initial=self.done,
+                unit="step",
+                file=self.stream,
+                dynamic_ncols=True,
+                bar_format="{percentage:3.0f}%|{bar:20}| {desc}  left {remaining}",
+            )
+        self.bar.n = progress.step
+        self.bar.set_description_str(describe(progress))
+        if progress.epoch_done:
+            self.bar.write(describe(progress), file=self.stream)
+        if progress.step == progress.steps:
+            self.close()
+
+    def close(self) -> None:
+        """Clears the bar, so that the next output starts on a line of its own."""
+        if self.bar is not None:
+            self.bar.leave = False
+            self.bar.close()
+            self.bar = None
+
+    def _seconds_left(self, progress: Progress) -> float:
+        elapsed = time.monotonic() - self.started
+        made = max(progress.step - self.done, 1)
+        return elapsed * (progress.steps - progress.step) / made
+
+
+def describe(progress: Progress) -> str:
+    """Describes the progress of a run in one line.
+
+    >>> describe(Progress(5, 10, 1, 2, False, {"loss": 0.5, "accuracy": 0.25,
+    ...                                        "images_per_second": 7000.0}))
+    'epoch 1/2  step 5/10  loss 0.5000  accuracy 25.00 %  7,000 images/s'
+    """
+    train, validation = _by_split(progress.metrics)
+    train.pop("learning_rate", None)
+    pace = train.pop("images_per_second")
+    parts = [
+        f"epoch {progress.epoch}/{progress.epochs}",
+        f"step {progress.step}/{progress.steps}",
+        *(format_metric(*metric) for metric in train.items()),
+        f"{pace:,.0f} images/s",
+    ]
+    if validation:
+        first, *others = (format_metric(*metric) for metric in validation.items())
+        parts += [f"validation {first}", *others]
+    return "  ".join(parts)
+
+
+def format_metric(name: str, value: float) -> str:
+    """Returns a metric as text: accuracy in per cent, others with four decimals."""
+    return (
+        f"{name} {value * 100:.2f} %" if name == "accuracy" else f"{name} {value:.4f}"
+    )
+
+
+def _by_split(metrics: Mapping[str, float]) -> tuple[dict, dict]:
+    """The metrics of training and, without the prefix, those of validation."""
+    split: tuple[dict, dict] = {}, {}
+    for name, value in metrics.items():
+        split[name.startswith(_VALIDATION)][name.removeprefix(_VALIDATION)] = value
+    return split
+
+
+class TensorBoardLogger:
+    """Logs all metrics to `<log_dir>/train` and `<log_dir>/validation`.
+
+    Args:
+      log_dir: directory of this run; created if it does not exist.
+      settings: shown as a table in the Text tab.
+      done: steps done before. Later points, of steps that were lost, are removed.
+
+    Raises:
+      UserError: the directory cannot be written to, now or later.
+    """
+
+    def __init__(
+        self, log_dir: Path, settings: Mapping[str, Any], done: int = 0
+    ) -> None:
+        self.log_dir = log_dir
+        self._writers: dict[str, tf.summary.SummaryWriter] = {}
+        with self._reporting_errors():
+            existing = list(log_dir.glob("*/events.*"))
+            for events in existing:
+                _truncate(events, done)
+            if not existing:
+                rows = [f"| {key} | {value} |" for key, value in settings.items()]
+                table = "\n".join(["| setting | value |", "|---|---|", *rows])
+                with self._writer("train").as_default(step=0):
+                    tf.summary.text("settings", table)
+                self._writer("train").flush()
+
+    def __call__(self, progress: Progress) -> None:
+        """Logs a point for each metric."""
+        splits = zip(("train", "validation"), _by_split(progress.metrics), strict=True)
+        with self._reporting_errors():
+            for split, metrics in splits:
+                if metrics:
+                    with self._writer(split).as_default(step=progress.step):
+                        for name, value in metrics.items():
+                            tf.summary.scalar(name, value)
+                    self._writer(split).flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        with self._reporting_errors():
+            while self._writers:
+                self._writers.popitem()[1].close()
+
+    def _writer(self, split: str) -> tf.summary.SummaryWriter:
+        if split not in self._writers:
+            path = str(self.log_dir / split)
+            self._writers[split] = tf.summary.create_file_writer(path)
+        return self._writers[split]
+
+    @contextlib.contextmanager
+    def _reporting_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(
+                f"--log_dir {self.log_dir} cannot be written to ({error}); free some "
+                "space and continue with --resume"
+            ) from error
+
+
+def _truncate(events: Path, step: int) -> None:
+    """Removes the points after a step from an event file."""
+    kept = events.with_name("kept.tmp")
+    with (
+        tf.io.TFRecordWriter(str(kept)) as writer,
+        # A process that was killed may leave a truncated last record.
+        contextlib.suppress(tf.errors.DataLossError),
+    ):
+        for record in tf.data.TFRecordDataset(str(events)).as_numpy_iterator():
+            if tf.compat.v1.Event.FromString(record).step <= step:
+                writer.write(record)
+    kept.replace(events)
+
+
+class Checkpointer:
+    """Saves a checkpoint at the end of each epoch and at intervals.
+
+    Args:
+      save: saves it.
+      every: interval in steps, rounded up to the next call; 0 for none.
+      every_seconds: interval in seconds; 0 for none.
+      done: steps done before this process took over.
+    """
+
+    def __init__(
+        self,
+        save: Callable[[], None],
+        every: int = 0,
+        every_seconds: float = 0.0,
+        done: int = 0,
+    ) -> None:
+        self.save = save
+        self.every = every
+        self.every_seconds = every_seconds
+        self.step = done
+        self.saved = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        """Saves a checkpoint if one is due."""
+        steps = self.every and progress.step // self.every > self.step // self.every
+        elapsed = time.monotonic() - self.saved
+        seconds = self.every_seconds and elapsed >= self.every_seconds
+        if progress.epoch_done or steps or seconds:
+            self.save()
+            self.saved = time.monotonic()
+        self.step = progress.step
+
+
+class EarlyStopping:
+    """Stops training when the validation accuracy no longer improves.
+
+    Args:
+      trainer: what to stop.
+      patience: epochs to wait for an improvement.
+    """
+
+    def __init__(self, trainer: Trainer, patience: int) -> None:
+        self.trainer = trainer
+        self.patience = patience
+
+    def __call__(self, progress: Progress) -> None:
+        """Checks the history at the end of each epoch."""
+        if progress.epoch_done:
+            self.check()
+
+    def check(self) -> None:
+        """Stops if the history says so, as that of a resumed run may."""
+        history = self.trainer.history
+        if history:
+            best = best_epoch(history)
+            if history[-1]["epoch"] - best >= self.patience:
+                self.trainer.stop(
+                    f"no improvement over epoch {best} for {self.patience} epochs"
+                )

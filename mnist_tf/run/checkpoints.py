@@ -1,0 +1,175 @@
+"""Checkpoints: the state that a run resumes from, in files that are whole or absent.
+
+A checkpoint is one npz file: the trainer's arrays by name and, under `record`, a JSON
+object with its counters, its history and the settings of the run.
+"""
+
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_tf import artifact
+from mnist_tf.data import arrays as array_files
+from mnist_tf.errors import UserError
+from mnist_tf.run import manifest
+from mnist_tf.trainer import Trainer
+
+VERSION = 3
+KEEP = 2  # the latest, and the one before it in case that is damaged
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class CheckpointManager:
+    """The checkpoints of a run: the files, and the latest one in memory.
+
+    Args:
+      folder: holds the files.
+      resume: whether to read the latest checkpoint.
+
+    Attributes:
+      latest: arrays and record of the latest checkpoint; None if there is none.
+      log_name: name of the run's TensorBoard directory; "" if it has none yet.
+      rollbacks: how often the run was rolled back.
+
+    Raises:
+      UserError: there is no checkpoint to resume from, or none that can be read.
+    """
+
+    def __init__(self, folder: Path, resume: bool) -> None:
+        self.folder = folder
+        self.latest: tuple[Arrays, dict[str, Any]] | None = None
+        self.log_name = ""
+        self.rollbacks = 0
+        # Those of a run that is overwritten stay until the first one of this run.
+        self._stale = [] if resume else find(folder)
+        if resume:
+            arrays, record, damaged = load(folder)
+            for sentence in damaged:
+                print(f"warning: {sentence}; using the one before", file=sys.stderr)
+            self.latest = arrays, record
+            self.log_name, self.rollbacks = record["log_name"], record["rollbacks"]
+
+    def restore(self, trainer: Trainer, description: Mapping[str, Any]) -> None:
+        """Restores the latest checkpoint, if there is one, into a new trainer.
+
+        Raises:
+          UserError: it is of other settings or data.
+        """
+        if self.latest:
+            arrays, record = self.latest
+            manifest.check_same(record["description"], description)
+            trainer.restore(arrays, record)
+
+    def save(self, trainer: Trainer, description: Mapping[str, Any]) -> None:
+        """Saves the state of a trainer, with the description of its run."""
+        arrays, record = trainer.state()
+        record |= {
+            "description": description,
+            "log_name": self.log_name,
+            "rollbacks": self.rollbacks,
+        }
+        save(self.folder, trainer.step, arrays, record, self._stale)
+        self._stale = []
+        self.latest = arrays, record
+
+
+def save(
+    folder: Path,
+    step: int,
+    arrays: Arrays,
+    record: Mapping[str, Any],
+    replaces: Iterable[Path] = (),
+) -> None:
+    """Writes a checkpoint and then removes the oldest.
+
+    Args:
+      folder: created if it does not exist.
+      step: steps done so far; part of the file name.
+      arrays: the variables of the trainer.
+      record: anything else to save, as JSON types.
+      replaces: checkpoints of another run, to remove once this one is complete.
+
+    Raises:
+      UserError: it cannot be written; the others are unchanged.
+    """
+    text = json.dumps({"version": VERSION, **record}, allow_nan=False)
+    buffer = io.BytesIO()
+    members: dict[str, Any] = {
+        **arrays,
+        "record": np.frombuffer(text.encode(), np.uint8),
+    }
+    np.savez(buffer, **members)
+    path = folder / f"step-{step:09d}.npz"
+    partial = path.with_suffix(".tmp")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left_over in folder.glob("step-*.tmp"):
+            left_over.unlink()
+        try:
+            partial.write_bytes(buffer.getvalue())
+            artifact.sync(partial)
+            os.rename(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        artifact.sync(folder)
+        for other in replaces:
+            if other != path:
+                other.unlink(missing_ok=True)
+        for old in find(folder)[KEEP:]:
+            old.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}); free some space and "
+            "continue with --resume"
+        ) from error
+
+
+def find(folder: Path) -> list[Path]:
+    """Returns the checkpoints in a folder, the latest first."""
+    return sorted(folder.glob("step-*.npz"), reverse=True)
+
+
+def load(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]]:
+    """Reads the latest checkpoint that is not damaged.
+
+    Returns:
+      Its arrays, its record, and an error message for each later one.
+
+    Raises:
+      UserError: there is none, or all are damaged.
+    """
+    damaged: list[str] = []
+    for path in find(folder):
+        try:
+            return *_read(path), damaged
+        except UserError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise UserError(
+            f"--resume: no checkpoint can be read: {'; '.join(damaged)}; use "
+            "--overwrite to start afresh"
+        )
+    raise UserError(f"--resume: {folder} holds no checkpoint; omit --resume")
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    with array_files.open_file(path) as file:
+        # Written by us and not compressed: it holds no more than its size.
+        size = os.fstat(file.fileno()).st_size
+        arrays = array_files.read_npz(file, str(path), max_bytes=size)
+    try:
+        record = json.loads(arrays.pop("record").tobytes())
+        version = record["version"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged (record: {error})") from error
+    if version != VERSION:
+        raise UserError(f"{path} has version {version}, not {VERSION}")
+    return arrays, record

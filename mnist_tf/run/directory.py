@@ -1,0 +1,96 @@
+"""The directories of a run: what may be written where, and a lock on the model."""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from mnist_tf import artifact
+from mnist_tf.errors import UserError
+from mnist_tf.run import checkpoints
+
+_LOCK = ".lock"
+
+
+def check(model_dir: str, log_dir: str, *, resume: bool, overwrite: bool) -> None:
+    """Rejects directories that cannot be written to or hold what would be lost.
+
+    Raises:
+      UserError: names the directory and the flag that helps.
+    """
+    problems = []
+    for flag, name in {"--model_dir": model_dir, "--log_dir": log_dir}.items():
+        folder = Path(name).absolute()
+        existing = next(p for p in (folder, *folder.parents) if p.exists())
+        if not existing.is_dir():
+            problems.append(f"{flag}: {existing} is a file; choose a directory")
+        elif not os.access(existing, os.W_OK | os.X_OK):
+            problems.append(f"{flag}: {existing} is not writable; choose another")
+    if problems:
+        raise UserError("; ".join(problems))
+    folder = Path(model_dir) / artifact.CHECKPOINTS
+    saved = checkpoints.find(folder)
+    if resume and not saved:
+        raise UserError(f"--resume: {folder} holds no checkpoint; omit --resume")
+    if (artifact.holds_model(model_dir) or saved) and not (resume or overwrite):
+        raise UserError(
+            f"--model_dir {model_dir} holds a model or an unfinished run; use "
+            "--overwrite to replace it, --resume to continue it, or another --model_dir"
+        )
+
+
+@contextlib.contextmanager
+def locked(model_dir: str) -> Iterator[None]:
+    """Keeps other processes from training into a directory at the same time.
+
+    The system releases the lock when the process ends, however it ends.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    path = Path(model_dir) / _LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _lock(path)
+    try:
+        os.write(descriptor, f"process {os.getpid()}".encode())
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock(path: Path) -> int:
+    """Returns a descriptor of the file at `path` that holds its lock."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The previous owner may have removed the file in the meantime.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    os.ftruncate(descriptor, 0)
+                    return descriptor
+            os.close(descriptor)
+        except BlockingIOError as error:
+            holder = os.read(descriptor, 100).decode(errors="replace")
+            os.close(descriptor)
+            raise UserError(
+                f"--model_dir {path.parent} is in use by "
+                f"{holder or 'another process'}; wait for it or choose another"
+            ) from error
+
+
+def new_log_name(log_dir: str, model: str) -> str:
+    """Creates a new directory in `log_dir`; returns its name, of time and model."""
+    first = f"{time.strftime('%Y%m%d-%H%M%S')}-{model}"
+    name, others = first, 1
+    Path(log_dir).mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            (Path(log_dir) / name).mkdir()
+            return name
+        except FileExistsError:
+            others += 1
+            name = f"{first}+{others}"

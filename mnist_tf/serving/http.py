@@ -1,0 +1,255 @@
+"""uvicorn, with limits on headers and connections and a graceful shutdown."""
+
+import asyncio
+import contextlib
+import gc
+import json
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from mnist_tf.errors import UserError
+
+_MAX_HEADER_BYTES = 65_536
+_GC_THRESHOLD = 50_000  # allocations between two garbage collections
+_LINGER_SECONDS = 1.0  # from an error response to the end of its connection
+_SHUTDOWN_SECONDS = 30.0  # for requests in flight when the server shuts down
+
+
+def bind_socket(host: str, port: int) -> socket.socket:
+    """Returns a socket that is bound to an address.
+
+    Raises:
+      UserError: the port is taken, or the host is not an address of this computer.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"cannot listen on {host}:{port} ({reason}); choose another --host or "
+            "--port"
+        ) from error
+    return listening
+
+
+def serve(
+    app: ASGIApp,
+    listening: socket.socket,
+    *,
+    header_timeout: float,
+    max_connections: int,
+    drain_seconds: float,
+    on_drain: Callable[[], None],
+    on_start: Callable[[], None],
+) -> None:
+    """Runs an ASGI application until SIGINT or SIGTERM.
+
+    Args:
+      app: the application.
+      listening: a socket from `bind_socket`.
+      header_timeout: seconds to wait for the headers of a request.
+      max_connections: further connections get a 503 response.
+      drain_seconds: seconds to keep accepting connections after the signal.
+      on_drain: called at the signal.
+      on_start: called once connections are accepted.
+    """
+    limits = {"header_timeout": header_timeout, "max_connections": max_connections}
+    protocol = type("Protocol", (_Protocol,), limits)
+    # What exists by now stays, and requests leave hardly any cyclic garbage. Collecting
+    # as often as by default would take a sixth of the time of a response.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD)
+    config = uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        loop="uvloop",
+        lifespan="on",
+        access_log=False,
+        proxy_headers=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,  # type: ignore[arg-type]
+        timeout_keep_alive=75,
+    )
+    _Server(config, drain_seconds, on_drain, on_start).run([listening])
+
+
+class _Server(uvicorn.Server):
+    """Drains before it shuts down, and exits with 0."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        drain_seconds: float,
+        on_drain: Callable[[], None],
+        on_start: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self.drain_seconds = drain_seconds
+        self.on_drain = on_drain
+        self.on_start = on_start
+        self._draining = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.on_start()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signum, self.handle_exit, signum, None)
+        yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._draining:  # the second signal
+            self.should_exit = self.force_exit = True
+            return
+        self._draining = True
+        self.on_drain()
+        loop = asyncio.get_running_loop()
+        loop.call_later(self.drain_seconds, setattr, self, "should_exit", True)
+
+
+class _CoalescingTransport:
+    """A transport that joins two consecutive writes into one.
+
+    uvicorn writes headers and body separately, and each write would wake the client. A
+    single write goes out in the next turn of the event loop.
+    """
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._pending = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._pending:
+            self._transport.write(self._pending + data)
+            self._pending = b""
+        else:
+            self._pending = data
+            self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._transport.write(self._pending)
+            self._pending = b""
+
+
+class _Protocol(HttpToolsProtocol):
+    """HTTP/1.1 with limits on the headers and the number of connections."""
+
+    header_timeout: float
+    max_connections: int
+
+    def connection_made(self, transport: Any) -> None:
+        coalescing: Any = _CoalescingTransport(transport, self.loop)
+        super().connection_made(coalescing)
+        self._timer: asyncio.TimerHandle | None = None
+        self._rejected = False
+        self._begin_headers()
+        self._start_timer()
+        if len(self.connections) > self.max_connections:
+            message = "too many connections; retry later"
+            self._reject(503, message, "retry-after: 1\r\n")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_headers()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._rejected:
+            return
+        if self._in_headers:
+            self._header_bytes += len(data)
+        super().data_received(data)
+        # A timer costs more than parsing the headers of a request that arrived whole.
+        if self._in_headers and self._header_bytes > _MAX_HEADER_BYTES:
+            self._reject_headers()
+        elif self._in_headers and not self._timer:
+            self._start_timer()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._begin_headers()
+
+    def on_headers_complete(self) -> None:
+        self._end_headers()
+        size = sum(len(name) + len(value) for name, value in self.headers)
+        if size > _MAX_HEADER_BYTES:
+            self._reject_headers()
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._rejected:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._rejected:
+            super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._reject(400, "the request is not valid HTTP/1.1")
+
+    def shutdown(self) -> None:
+        self._end_headers()
+        super().shutdown()
+
+    def _begin_headers(self) -> None:
+        self._in_headers = True
+        self._header_bytes = 0
+
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(
+            self.header_timeout,
+            self._reject,
+            408,
+            f"the headers did not arrive within {self.header_timeout:g} seconds; send "
+            "them faster",
+        )
+
+    def _end_headers(self) -> None:
+        self._in_headers = False
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def _reject_headers(self) -> None:
+        self._reject(431, f"the headers exceed {_MAX_HEADER_BYTES:,} bytes; send less")
+
+    def _reject(self, status: int, message: str, headers: str = "") -> None:
+        """Responds without calling the application, and closes the connection."""
+        self._end_headers()
+        if self._rejected or self.transport.is_closing():
+            return
+        self._rejected = True
+        body = json.dumps({"error": message})
+        self.transport.write(
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            f"{headers}connection: close\r\n\r\n{body}".encode()
+        )
+        # Closed at once, a client that is still sending would miss the response.
+        self.loop.call_later(_LINGER_SECONDS, self.transport.close)

@@ -1,0 +1,156 @@
+"""The model that a server serves, and its replacement while the server runs."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_tf import artifact
+from mnist_tf.errors import UserError
+from mnist_tf.predictor import Predictor
+from mnist_tf.serving.batching import Batcher
+
+
+class ServedModel:
+    """The current version of the model in a model directory.
+
+    Args:
+      model_dir: the model directory.
+      runtime: as for `Predictor`.
+
+    Attributes:
+      predictor: of the current version, warmed up.
+      version: 1 for the model that the server started with, then counted up.
+      error: why a newer model cannot be loaded; "" if there is none.
+
+    Raises:
+      UserError: there is no model, or it is damaged.
+    """
+
+    def __init__(self, model_dir: str | os.PathLike, runtime: str = "auto") -> None:
+        self.model_dir = Path(model_dir)
+        self.runtime = runtime
+        self._loaded = self._fingerprint()
+        self.predictor = self._load()
+        self.version = 1
+        self.error = ""
+
+    def status(self) -> dict[str, Any]:
+        """Returns the versions and their states as TensorFlow Serving's REST API does.
+
+        A newer model that cannot be loaded comes first, with the state "END".
+        """
+        versions = [(self.version, "AVAILABLE", "OK", "")]
+        if self.error:
+            failed = (self.version + 1, "END", "FAILED_PRECONDITION", self.error)
+            versions.insert(0, failed)
+        return {
+            "model_version_status": [
+                {
+                    "version": str(version),
+                    "state": state,
+                    "status": {"error_code": code, "error_message": message},
+                }
+                for version, state, code, message in versions
+            ]
+        }
+
+    def metadata(self, name: str) -> dict[str, Any]:
+        """Returns the signature as TensorFlow Serving's REST API does.
+
+        Adds the labels and the image shape.
+
+        Args:
+          name: the name of the model.
+        """
+
+        def tensor(dtype: str, *sizes: int) -> dict[str, Any]:
+            dim = [{"size": str(size), "name": ""} for size in sizes]
+            return {"dtype": dtype, "tensor_shape": {"dim": dim, "unknown_rank": False}}
+
+        labels, shape = self.predictor.labels, self.predictor.image_shape
+        signature = {
+            "inputs": {"images": tensor("DT_UINT8", -1, *shape)},
+            "outputs": {"probabilities": tensor("DT_FLOAT", -1, len(labels))},
+            "method_name": "tensorflow/serving/predict",
+        }
+        version = str(self.version)
+        return {
+            "model_spec": {"name": name, "signature_name": "", "version": version},
+            "metadata": {
+                "signature_def": {"signature_def": {"serve": signature}},
+                "labels": labels,
+                "image_shape": shape,
+            },
+        }
+
+    def reload(self) -> bool:
+        """Loads the model in the directory if it is another one.
+
+        A model that cannot be loaded, or has other labels or another image shape,
+        changes nothing but `error`.
+
+        Returns:
+          Whether there is a new `predictor`.
+        """
+        fingerprint = self._fingerprint()
+        if fingerprint == self._loaded:
+            return False
+        try:
+            predictor = self._load()
+            self._check_compatible(predictor)
+        except UserError as error:
+            # The fingerprint stays: a model that is still being copied is tried again.
+            if str(error) != self.error:
+                self.error = str(error)
+                print(
+                    f"warning: still serving version {self.version}: {error}",
+                    file=sys.stderr,
+                )
+            return False
+        self._loaded, self.error = fingerprint, ""
+        if predictor.artifact.description == self.predictor.artifact.description:
+            return False
+        self.predictor, self.version = predictor, self.version + 1
+        return True
+
+    def _load(self) -> Predictor:
+        predictor = Predictor(self.model_dir, self.runtime)
+        # Warms it up.
+        predictor.probabilities(np.zeros((1, *predictor.image_shape), np.uint8))
+        return predictor
+
+    def _check_compatible(self, predictor: Predictor) -> None:
+        for name in ("labels", "image_shape"):
+            old, new = getattr(self.predictor, name), getattr(predictor, name)
+            if old != new:
+                raise UserError(
+                    f"{name.replace('_', ' ')} of {self.model_dir} changed from "
+                    f"{list(old)} to {list(new)}; start another server for this model"
+                )
+
+    def _fingerprint(self) -> tuple[int, ...]:
+        """Changes with each new model in the directory."""
+        with contextlib.suppress(OSError):
+            config = artifact.config_path(self.model_dir).stat()
+            return (config.st_ino, config.st_mtime_ns, config.st_size)
+        return ()
+
+
+async def watch(model: ServedModel, batcher: Batcher, interval: float = 1.0) -> None:
+    """Replaces the model of the batcher whenever there is a new one.
+
+    Args:
+      model: is reloaded.
+      batcher: uses the new model from its next batch on.
+      interval: seconds between two looks at the directory.
+    """
+    while True:
+        await asyncio.sleep(interval)
+        if await asyncio.to_thread(model.reload):
+            batcher.model = model.predictor.probabilities
+            print(f"now serving version {model.version}", file=sys.stderr)

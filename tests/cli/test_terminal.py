@@ -1,0 +1,56 @@
+"""Images and class probabilities as ASCII art."""
+
+import numpy as np
+
+from mnist_tf.cli import terminal
+from mnist_tf.predictor import Prediction
+
+LABELS = [str(label) for label in range(10)]
+SEVEN = Prediction("7", 0.9, (("7", 0.9), ("1", 0.1), *((c, 0.0) for c in "0234568")))
+BLANK = Prediction(None, None, reason="blank image")
+
+
+def draw(image, prediction=SEVEN, labels=LABELS):
+    return list(terminal.draw(image, prediction, labels))
+
+
+def test_each_line_shows_two_rows_of_pixels(digit):
+    lines = draw(digit)
+    assert len(lines) == 14
+    assert all(line[0] == line[29] == "|" for line in lines)
+
+
+def test_the_shades_run_from_a_space_for_black_to_an_at_sign_for_white():
+    image = np.repeat(np.linspace(0, 255, 28).astype(np.uint8)[np.newaxis], 28, axis=0)
+    line = draw(image)[0][1:29]
+    assert (line[0], line[-1]) == (" ", "@")
+    assert "".join(dict.fromkeys(line)) == " .:-=+*#%@"
+
+
+def test_a_stroke_one_row_high_is_half_as_bright():
+    image = np.zeros((28, 28), np.uint8)
+    image[5] = 255
+    lines = [line[1:29] for line in draw(image)]
+    assert lines[2] == "+" * 28 or lines[2] == "=" * 28
+    assert set("".join(lines[:2] + lines[3:])) == {" "}
+
+
+def test_each_label_has_a_bar(digit):
+    chart = [line[32:] for line in draw(digit)]
+    assert chart[7] == "7 0.9000 " + 27 * "#"
+    assert chart[1] == "1 0.1000 ###"
+    assert chart[3] == "3 0.0000"
+
+
+def test_a_blank_image_shows_the_reason_in_place_of_the_bars():
+    first, *rest = draw(np.zeros((28, 28), np.uint8), BLANK)
+    assert first.endswith("|  blank image")
+    assert set(rest) == {f"|{' ' * 28}|"}
+
+
+def test_more_labels_than_lines_continue_below_the_image(digit):
+    labels = [f"class {index}" for index in range(20)]
+    top = tuple((label, 0.05) for label in labels)
+    lines = draw(digit, Prediction(labels[0], 0.05, top), labels)
+    assert len(lines) == 20
+    assert lines[19].index("class 19") == lines[10].index("class 10")

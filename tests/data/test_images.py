@@ -1,0 +1,320 @@
+"""Image files and arrays are read as uint8 [n, 28, 28], or refused with one line."""
+
+import contextlib
+import io
+import os
+import struct
+import sys
+import threading
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from PIL import Image
+
+from mnist_tf.data import digits, images
+from mnist_tf.errors import UserError
+from tests.conftest import damaged, encoded, refusal
+
+
+def read(path, *preprocess):
+    return images.read(str(path), *preprocess)
+
+
+@pytest.fixture
+def large(digit):
+    """The digit, ten times as large and dark on light."""
+    return Image.fromarray(255 - np.kron(digit, np.ones((10, 10), np.uint8)))
+
+
+class TestArrays:
+    @pytest.mark.parametrize("end", [(), (1,)])
+    @pytest.mark.parametrize("start", [(), (1,), (3,), (28,)])
+    def test_every_shape_of_images_becomes_n_28_28(self, start, end):
+        array = np.random.default_rng(1).integers(256, size=(*start, 28, 28, *end))
+        found = images.from_array(array, "array")
+        np.testing.assert_array_equal(found, array.reshape(-1, 28, 28))
+
+    @pytest.mark.parametrize(
+        "shape",
+        [
+            (),
+            (28,),
+            (784,),
+            (27, 28),
+            (3, 784),
+            (3, 28, 27),
+            (3, 28, 28, 3),
+            (2, 3, 28, 28),
+        ],
+    )
+    def test_other_shapes_are_refused(self, shape):
+        line = refusal(images.from_array, np.zeros(shape, np.uint8), "array")
+        expected = "array must have shape [28, 28] or [n, 28, 28]"
+        assert line == f"{expected} (got {list(shape)})"
+
+    def test_an_array_without_images_is_refused(self):
+        line = refusal(images.from_array, np.zeros((0, 28, 28), np.uint8), "array")
+        assert line == "array must hold at least one image (got shape [0, 28, 28])"
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.uint64])
+    def test_integers_are_kept(self, digit, dtype):
+        found = images.from_array(digit.astype(dtype), "array")
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found[0], digit)
+
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+    def test_floats_from_0_to_1_are_scaled_to_255(self, digit, dtype):
+        found = images.from_array((digit / 255).astype(dtype), "array")
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found[0], digit)
+
+    def test_floats_are_rounded_to_the_nearest_integer(self):
+        array = np.full((28, 28), 3.6 / 255)
+        assert np.unique(images.from_array(array, "array")) == [4]
+
+    def test_true_is_255(self, digit):
+        found = images.from_array(digit > 100, "array")
+        np.testing.assert_array_equal(found[0], (digit > 100) * 255)
+
+    @pytest.mark.parametrize(
+        ("value", "words"),
+        [
+            (1.5, "must hold floats between 0 and 1 or integers between 0 and 255"),
+            (1.5, "(got float64 from 0.0 to 1.5)"),
+            (-0.1, "(got float64 from -0.1 to 0.0)"),
+            (np.nan, "(got float64 from nan to nan)"),
+            (np.inf, "(got float64 from 0.0 to inf)"),
+            (
+                256,
+                "array must hold integers between 0 and 255 (got int64 from 0 to 256",
+            ),
+            (-1, "array must hold integers between 0 and 255 (got int64 from -1 to 0)"),
+            (1, "must not hold the integers 0 and 1 only; multiply by 255, or convert"),
+        ],
+    )
+    def test_values_out_of_range_are_refused(self, value, words):
+        array = np.zeros((28, 28), type(value))
+        array[3, 4] = value
+        assert words in refusal(images.from_array, array, "array")
+
+    @pytest.mark.parametrize("preprocess", images.PREPROCESS)
+    def test_only_mnist_preprocessing_changes_an_array(self, digit, preprocess):
+        dark = 255 - digit
+        (found,) = images.from_array(dark, "array", preprocess)
+        expected = digits.normalise(dark) if preprocess == "mnist" else dark
+        np.testing.assert_array_equal(found, expected)
+
+    def test_an_unknown_preprocessing_is_refused(self, digit):
+        line = refusal(images.from_array, digit, "array", "mnits")
+        assert line.startswith(
+            "preprocess must be one of auto, mnist, none (got 'mnits'"
+        )
+        assert "did you mean 'mnist'?" in line
+
+    @pytest.mark.parametrize("names", [["only"], ["images"], ["other", "images"]])
+    def test_an_npz_holds_one_array_or_one_named_images(self, tmp_path, digit, names):
+        *others, last = names
+        np.savez(tmp_path / "a.npz", **dict.fromkeys(others, digit.T), **{last: digit})
+        np.testing.assert_array_equal(read(tmp_path / "a.npz"), digit[np.newaxis])
+
+    @pytest.mark.parametrize(
+        ("names", "words"), [(["x", "y"], "(got x, y)"), ([], "(got none)")]
+    )
+    def test_an_ambiguous_npz_is_refused(self, tmp_path, digit, names, words):
+        np.savez(tmp_path / "a.npz", **dict.fromkeys(names, digit))
+        line = refusal(read, tmp_path / "a.npz")
+        assert "must hold one array, or one named 'images'" in line
+        assert words in line
+
+    def test_an_error_in_an_npz_names_the_array(self, tmp_path):
+        np.savez(tmp_path / "a.npz", faces=np.zeros(3))
+        line = refusal(read, tmp_path / "a.npz")
+        assert line.startswith(f"{tmp_path / 'a.npz'}:faces must have shape")
+
+
+def two_colours(digit):
+    """A palette image: the first colour is transparent, the second one is the ink."""
+    image = Image.frombytes("P", (28, 28), (digit > 127).tobytes())
+    image.putpalette([255, 0, 0, 0, 0, 0])
+    image.info["transparency"] = 0
+    return image
+
+
+def on_transparent(digit, ink, background):
+    """The background has a colour too, but is fully transparent."""
+    grey = Image.fromarray(np.where(digit, ink, background).astype(np.uint8))
+    return Image.merge("RGBA", [grey, grey, grey, Image.fromarray(digit)])
+
+
+KINDS = {
+    "RGB": lambda digit: Image.fromarray(digit).convert("RGB"),
+    "RGBA": lambda digit: Image.fromarray(digit).convert("RGBA"),
+    "16 bits": lambda digit: Image.fromarray(digit.astype(np.uint16) * 257),
+    "1 bit": lambda digit: Image.fromarray(digit > 127),
+    "palette": lambda digit: Image.fromarray(digit).convert("P"),
+    "palette, transparent": two_colours,
+    "black on transparent black": lambda digit: on_transparent(digit, 0, 0),
+    "black on transparent white": lambda digit: on_transparent(digit, 0, 255),
+    "white on transparent white": lambda digit: on_transparent(digit, 255, 255),
+    "white on transparent black": lambda digit: on_transparent(digit, 255, 0),
+}
+
+
+class TestImageFiles:
+    @pytest.mark.parametrize("name", ["digit.png", "digit.bmp", "digit.npy"])
+    @pytest.mark.parametrize("ink", ["light", "dark"])
+    def test_28x28_pixels_are_kept_light_on_dark(self, tmp_path, digit, name, ink):
+        grey = digit if ink == "light" else 255 - digit
+        form = "BMP" if name.endswith("bmp") else "PNG"  # whatever the suffix
+        Image.fromarray(grey).save(tmp_path / name, form)
+        np.testing.assert_array_equal(read(tmp_path / name), digit[np.newaxis])
+
+    @pytest.mark.parametrize("grey", [0, 100, 255])
+    def test_a_blank_image_of_28x28_is_all_0(self, grey):
+        content = encoded(Image.new("L", (28, 28), grey), "PNG")
+        assert not images.from_bytes(content, "image").any()
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_every_kind_of_png_is_read(self, tmp_path, digit, kind):
+        if kind in ("1 bit", "palette, transparent"):
+            digit = np.where(digit > 127, 255, 0).astype(np.uint8)
+        KINDS[kind](digit).save(tmp_path / "digit.png")
+        np.testing.assert_array_equal(read(tmp_path / "digit.png"), digit[np.newaxis])
+
+    @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+    def test_greyscale_rgb_and_cmyk_jpegs_are_read(self, tmp_path, digit, mode):
+        Image.fromarray(digit).convert(mode).save(tmp_path / "digit.jpg", quality=95)
+        difference = read(tmp_path / "digit.jpg")[0].astype(int) - digit
+        assert np.abs(difference).max() < 32
+
+    @pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP"])
+    @pytest.mark.parametrize("preprocess", ["auto", "mnist"])
+    def test_other_sizes_are_normalised(self, large, form, preprocess):
+        (found,) = images.from_bytes(encoded(large, form), "image", preprocess)
+        decoded = np.asarray(Image.open(io.BytesIO(encoded(large, form))))
+        np.testing.assert_array_equal(found, digits.normalise(decoded))
+
+    def test_mnist_preprocessing_normalises_28x28_pixels_too(self, digit):
+        shifted = np.roll(digit, 3)
+        content = encoded(Image.fromarray(shifted), "PNG")
+        (found,) = images.from_bytes(content, "image", "mnist")
+        np.testing.assert_array_equal(found, digits.normalise(shifted))
+
+    def test_16_bits_per_pixel_are_normalised_like_8(self, large):
+        wide = Image.fromarray(np.asarray(large).astype(np.uint16) * 257)
+        (found,) = images.from_bytes(encoded(wide, "PNG"), "image")
+        np.testing.assert_array_equal(found, digits.normalise(np.asarray(large)))
+
+    def test_exif_orientation_is_applied(self, large):
+        exif = Image.Exif()
+        exif[0x0112] = 6  # rotate to the right
+        left = large.transpose(Image.Transpose.ROTATE_90)
+        (found,) = images.from_bytes(encoded(left, "PNG", exif=exif), "image")
+        np.testing.assert_array_equal(found, digits.normalise(np.asarray(large)))
+
+    def test_without_preprocessing_the_polarity_is_kept(self, digit):
+        content = encoded(Image.fromarray(255 - digit), "PNG")
+        (found,) = images.from_bytes(content, "image", "none")
+        np.testing.assert_array_equal(found, 255 - digit)
+
+    def test_without_preprocessing_28x28_pixels_are_required(self, large):
+        content = encoded(large.resize((400, 300)), "PNG")
+        line = refusal(images.from_bytes, content, "body", "none")
+        expected = "body must have 28x28 pixels with preprocess=none (got 400x300)"
+        assert line == expected
+
+
+class TestFiles:
+    def test_a_path_and_its_content_are_read_alike(self, tmp_path, large):
+        large.save(tmp_path / "page.png")
+        found = images.from_bytes((tmp_path / "page.png").read_bytes(), "page")
+        np.testing.assert_array_equal(found, read(tmp_path / "page.png"))
+
+    def test_a_minus_is_standard_input(self, monkeypatch, digit):
+        content = encoded(Image.fromarray(digit), "PNG")
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        np.testing.assert_array_equal(images.read("-"), digit[np.newaxis])
+        assert refusal(images.read, "-") == "standard input is empty"
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+    def test_a_pipe_is_read_like_standard_input(self, tmp_path, digit):
+        os.mkfifo(tmp_path / "pipe")
+        content = encoded(Image.fromarray(digit), "PNG")
+        writer = threading.Thread(
+            target=(tmp_path / "pipe").write_bytes, args=[content]
+        )
+        writer.start()
+        try:
+            np.testing.assert_array_equal(read(tmp_path / "pipe"), digit[np.newaxis])
+        finally:
+            writer.join()
+
+    def test_directories_are_searched_in_alphabetical_order(self, tmp_path):
+        for name in ("d.PNG", "c.npy", "a/b.jpeg", "notes.txt", "e.png/f.bmp"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).touch()
+        found = images.find_files(["-", str(tmp_path), "missing.png"])
+        names = ("a/b.jpeg", "c.npy", "d.PNG", "e.png/f.bmp")
+        inside = [str(tmp_path / name) for name in names]
+        assert list(found) == ["-", *inside, "missing.png"]
+
+    def test_a_directory_without_images_is_refused(self, tmp_path):
+        (tmp_path / "notes.txt").touch()
+        line = refusal(lambda path: list(images.find_files([str(path)])), tmp_path)
+        assert line == f"{tmp_path} has no .png, .jpg, .jpeg, .bmp, .npy, .npz file"
+
+
+SHADES = Image.linear_gradient("L")
+EXIF = Image.Exif()
+EXIF.update({0x0112: 6, 0x010E: "a text, and in odd.jpg a resolution"})
+PNG, BMP = encoded(SHADES, "PNG"), encoded(SHADES, "BMP")
+JPEG = encoded(SHADES, "JPEG", exif=EXIF)
+FAULTS = {
+    "empty.png": (b"", "is empty"),
+    "text.png": (b"no image", "must be an npy, npz, PNG, JPEG or BMP file"),
+    "gif.png": (encoded(SHADES, "GIF"), "must be an npy, npz, PNG, JPEG or BMP file"),
+    "svg.png": (b"<svg/>", "must be an npy, npz, PNG, JPEG or BMP file"),
+    "cut.png": (PNG[: len(PNG) // 2], "is damaged: "),
+    "cut.jpg": (JPEG[: len(JPEG) // 2], "is damaged: "),
+    "cut.bmp": (BMP[: len(BMP) // 2], "is damaged: "),
+    "odd.jpg": (JPEG.replace(b"\1\x0e\0\2", b"\1\x1a\0\2"), "is damaged: "),
+    "cut.npy": (b"\x93NUMPY\1\0", "is damaged: npy header: "),
+    "cut.npz": (b"PK", "is damaged: "),
+}
+
+
+@pytest.mark.fault
+class TestFaults:
+    @pytest.mark.parametrize("name", FAULTS)
+    def test_a_file_that_is_not_an_image_is_refused(self, tmp_path, name):
+        content, words = FAULTS[name]
+        (tmp_path / name).write_bytes(content)
+        line = refusal(images.read, tmp_path / name)
+        assert line.startswith(f"{tmp_path / name} {words}")
+
+    @pytest.mark.parametrize(
+        ("name", "words"), [("none.png", "does not exist"), ("", "is a directory")]
+    )
+    def test_a_missing_file_is_refused(self, tmp_path, name, words):
+        line = refusal(images.read, tmp_path / name)
+        assert line.startswith(f"{tmp_path / name} {words}")
+
+    @pytest.mark.parametrize("side", [8001, 10_000, 20_000, 2**31 - 1])
+    def test_an_image_that_is_too_large_is_refused(self, tmp_path, side):
+        header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+        chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+        path = tmp_path / "large.png"
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT" + bytes(4))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # would be a second line on the terminal
+            line = refusal(images.read, path)
+        assert line.startswith(f"{path} must have at most 64,000,000 pixels")
+
+    @given(damaged(PNG, JPEG, BMP))
+    def test_any_bytes_are_an_image_or_refused(self, content):
+        with contextlib.suppress(UserError), warnings.catch_warnings(action="ignore"):
+            image = images.from_image_file(io.BytesIO(content), "image")
+            assert (image.shape, image.dtype) == ((28, 28), np.uint8)

@@ -1,0 +1,74 @@
+"""Augmentation: each limit does what it says, and the seed decides the rest."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnist_tf.nn.augmentation import Augmentation, augment
+
+CENTRE = 13.5  # of 28 rows or columns
+
+
+def squares(count=64):
+    images = np.zeros((count, 28, 28, 1), np.uint8)
+    images[:, 10:18, 10:18] = 255
+    return tf.constant(images)
+
+
+def offsets(images):
+    """Rows and columns between the centre of each image and that of its pixels."""
+    mass = np.asarray(images, np.float64)[..., 0]
+    total = mass.sum(axis=(1, 2))
+    rows = (mass.sum(axis=2) @ np.arange(28)) / total
+    columns = (mass.sum(axis=1) @ np.arange(28)) / total
+    return np.stack([rows, columns], axis=1) - CENTRE
+
+
+def test_limits_of_0_change_nothing():
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 28, 28, 1))
+    images = tf.constant(pixels, tf.uint8)
+    np.testing.assert_array_equal(augment(images, Augmentation(), [1, 2]), images)
+
+
+def test_the_seed_decides_the_maps():
+    affine = Augmentation(shift=2, rotation=10, zoom=0.1, shear=5)
+    one, same, other = (
+        augment(squares(), affine, seed).numpy() for seed in ([1, 2], [1, 2], [1, 3])
+    )
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_shape_and_dtype_are_kept():
+    for images in (squares(3), tf.cast(squares(3), tf.float32)):
+        found = augment(images, Augmentation(shift=2), [1, 2])
+        assert (found.shape, found.dtype) == (images.shape, images.dtype)
+
+
+def test_whole_pixels_move_the_image_and_change_nothing_else():
+    shift = Augmentation(shift=2, whole_pixels=True)
+    moved = augment(squares(500), shift, [1, 2])
+    assert {tuple(pair) for pair in offsets(moved)} == {
+        (row, column) for row in range(-2, 3) for column in range(-2, 3)
+    }
+    assert np.asarray(moved).sum() == np.asarray(squares(500)).sum()
+
+
+def test_shifts_reach_their_limit():
+    moved = augment(squares(500), Augmentation(shift=3), [1, 2])
+    assert 2.8 < np.abs(offsets(moved)).max() < 3.1
+
+
+def test_zoom_changes_the_area_up_to_its_limit():
+    zoomed = augment(squares(500), Augmentation(zoom=0.2), [1, 2])
+    areas = np.asarray(zoomed, np.float64).sum(axis=(1, 2, 3)) / 255 / 64
+    assert 0.62 < areas.min() < 0.75
+    assert 1.3 < areas.max() < 1.46
+
+
+@pytest.mark.parametrize("limits", [{"rotation": 30}, {"shear": 30}])
+def test_rotation_and_shear_keep_the_centre(limits):
+    turned = augment(squares(), Augmentation(**limits), [1, 2])
+    assert np.abs(offsets(turned)).max() < 0.15
+    changed = np.asarray(turned) != np.asarray(squares())
+    assert changed.any(axis=(1, 2, 3)).all()

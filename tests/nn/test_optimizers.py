@@ -1,0 +1,116 @@
+"""Learning-rate schedules, and the optimizers that they are passed to."""
+
+import keras
+import numpy as np
+import pytest
+
+from mnist_tf.errors import UserError
+from mnist_tf.nn.optimizers import (
+    OPTIMIZERS,
+    FusedAdam,
+    WarmupSchedule,
+    build_optimizer,
+)
+
+
+def rates(decay, warmup=0.25, steps=100):
+    schedule = WarmupSchedule(0.01, steps, warmup, decay)
+    return np.array([float(schedule(step)) for step in range(steps)])
+
+
+@pytest.mark.parametrize("decay", ["constant", "linear", "cosine"])
+def test_the_warmup_rises_linearly_to_the_peak(decay):
+    warmup = rates(decay)[:25]
+    np.testing.assert_allclose(np.diff(warmup), 0.01 / 25, rtol=1e-4)
+    assert rates(decay).max() == pytest.approx(0.01, rel=0.03)
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_the_rate_decays_to_almost_0(decay):
+    decaying = rates(decay)[25:]
+    assert (np.diff(decaying) < 0).all()
+    assert 0 < decaying[-1] < 0.0002
+
+
+def test_linear_and_cosine_decay_are_at_half_the_peak_half_way():
+    for decay in ("linear", "cosine"):
+        middle = rates(decay, warmup=0.0)[49:51].mean()
+        assert middle == pytest.approx(0.005, rel=1e-3)
+
+
+def test_cosine_decay_starts_and_ends_more_gently_than_linear():
+    cosine, linear = rates("cosine", 0.0), rates("linear", 0.0)
+    assert (cosine[:45] > linear[:45]).all()
+    assert (cosine[55:] < linear[55:]).all()
+
+
+def test_a_constant_rate_stays_at_its_peak():
+    np.testing.assert_allclose(rates("constant", 0.0), 0.01)
+
+
+def test_the_rate_is_0_after_the_end():
+    assert float(WarmupSchedule(0.01, 100, 0.25, "linear")(500)) == 0.0
+
+
+def test_a_schedule_can_be_rebuilt_from_its_config():
+    schedule = WarmupSchedule(0.01, 100, 0.25, "cosine")
+    again = WarmupSchedule(**schedule.get_config())
+    assert float(again(40)) == float(schedule(40))
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_known_one():
+    with pytest.raises(UserError, match=r"^--optimizer .*'sdg'; did you mean 'sgd'"):
+        build_optimizer("sdg", 0.1)
+    with pytest.raises(UserError, match=r"^--schedule .*did you mean 'linear'"):
+        WarmupSchedule(0.01, 100, 0.25, "linaer")
+
+
+def one_step(name, value=1.0, gradient=0.0, variable_name="kernel", **settings):
+    variable = keras.Variable([value], name=variable_name)
+    optimizer = build_optimizer(name, 0.1, **settings)
+    optimizer.apply([keras.ops.convert_to_tensor([gradient])], [variable])
+    return float(variable[0])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_each_optimizer_descends_the_gradient(name):
+    assert one_step(name, gradient=1.0) < 1.0 < one_step(name, gradient=-1.0)
+
+
+@pytest.mark.parametrize(("name", "decays"), [("adamw", 1), ("sgd", 1), ("adam", 0)])
+def test_weight_decay_shrinks_kernels_except_with_adam(name, decays):
+    found = one_step(name, weight_decay=0.5)
+    assert found == pytest.approx(1.0 - decays * 0.1 * 0.5)
+
+
+@pytest.mark.parametrize("variable_name", ["bias", "gamma", "beta"])
+def test_weight_decay_does_not_touch_biases_and_scales(variable_name):
+    assert one_step("adamw", weight_decay=0.5, variable_name=variable_name) == 1.0
+
+
+def test_gradients_are_clipped_to_the_global_norm():
+    settings = {"momentum": 0.0, "global_clipnorm": 1.0}
+    assert one_step("sgd", gradient=100.0, **settings) == pytest.approx(0.9)
+    assert one_step("sgd", gradient=0.5, **settings) == pytest.approx(0.95)
+    kernels = [keras.Variable([1.0], name="kernel") for _ in range(2)]
+    gradients = [keras.ops.convert_to_tensor([30.0 * each]) for each in (3, 4)]
+    build_optimizer("sgd", 0.1, **settings).apply(gradients, kernels)
+    moved = [1.0 - float(kernel[0]) for kernel in kernels]
+    np.testing.assert_allclose(moved, [0.06, 0.08], rtol=1e-5)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_fused_adam_computes_what_adam_of_keras_does(weight_decay):
+    generator = np.random.default_rng(0)
+    start = generator.normal(size=(3, 4)).astype(np.float32)
+    gradients = generator.normal(size=(20, 3, 4)).astype(np.float32)
+    ends = []
+    for adam in (FusedAdam, keras.optimizers.Adam):
+        variable = keras.Variable(start, name="kernel")
+        settings = {"beta_2": 0.99, "weight_decay": weight_decay or None}
+        optimizer = adam(WarmupSchedule(0.1, 20, 0.25, "linear"), **settings)
+        for gradient in gradients:
+            optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])
+        ends.append(variable.numpy())
+    np.testing.assert_allclose(*ends, rtol=1e-5)
+    assert np.abs(ends[0] - start).mean() > 0.1

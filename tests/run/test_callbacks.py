@@ -1,0 +1,210 @@
+"""The callbacks: progress, TensorBoard, checkpoints and early stopping."""
+
+import contextlib
+import io
+import os
+
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mnist_tf.errors import UserError
+from mnist_tf.run.callbacks import (
+    Checkpointer,
+    EarlyStopping,
+    ProgressBar,
+    TensorBoardLogger,
+)
+from mnist_tf.trainer import Progress
+
+METRICS = {
+    "loss": 0.5,
+    "accuracy": 0.25,
+    "top_3": 0.75,
+    "learning_rate": 0.01,
+    "images_per_second": 7000.0,
+}
+VALIDATION = {
+    "validation_loss": 0.4,
+    "validation_accuracy": 0.5,
+    "validation_top_3": 0.875,
+}
+
+
+def progress(step, epoch=1, epoch_done=False, **metrics):
+    return Progress(step, 100, epoch, 2, epoch_done, {**METRICS, **metrics})
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class TestProgressBar:
+    def test_a_log_file_gets_a_line_for_each_epoch(self):
+        stream = io.StringIO()
+        bar = ProgressBar(stream=stream)
+        bar(progress(10))
+        bar(progress(50, epoch_done=True, **VALIDATION))
+        (line,) = stream.getvalue().splitlines()
+        assert line.startswith(
+            "epoch 1/2  step 50/100  loss 0.5000  accuracy 25.00 %  top_3 0.7500  "
+            "7,000 images/s  validation loss 0.4000  accuracy 50.00 %  top_3 0.8750  "
+            "left 0:"
+        )
+
+    def test_long_epochs_get_lines_in_between(self):
+        stream = io.StringIO()
+        bar = ProgressBar(stream=stream, seconds=0.0)
+        bar(progress(10))
+        bar(progress(20))
+        assert len(stream.getvalue().splitlines()) == 2
+
+    def test_a_terminal_gets_a_bar_and_keeps_the_epochs(self):
+        stream = Terminal()
+        bar = ProgressBar(stream=stream)
+        bar(progress(50, epoch_done=True, **VALIDATION))
+        bar(progress(100, epoch=2, epoch_done=True, **VALIDATION))
+        text = stream.getvalue()
+        assert "100%" in text
+        assert "epoch 1/2  step 50/100" in text
+        assert text.endswith("\r")
+
+    def test_the_time_left_counts_only_the_steps_of_this_process(self):
+        stream = io.StringIO()
+        bar = ProgressBar(done=90, stream=stream)
+        bar.started -= 50.0  # 50 seconds for 5 steps leave 50 seconds for 5 more
+        bar(progress(95, epoch_done=True))
+        assert stream.getvalue().rstrip().endswith(("left 0:50", "left 0:49"))
+
+    def test_a_reader_that_closes_the_pipe_does_not_end_the_run(self):
+        reading, writing = os.pipe()
+        os.close(reading)
+        stream = os.fdopen(writing, "w", buffering=1)
+        bar = ProgressBar(stream=stream, seconds=0.0)
+        bar(progress(10))
+        bar(progress(50, epoch_done=True))
+        with pytest.raises(BrokenPipeError):
+            print("anyone there?", file=stream, flush=True)
+        with contextlib.suppress(BrokenPipeError):
+            stream.close()
+
+
+class TestTensorBoardLogger:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        log = TensorBoardLogger(tmp_path / "run", {"learning_rate": 0.01})
+        log(progress(10))
+        log(progress(20, epoch_done=True, **VALIDATION))
+        log.close()
+        return tmp_path / "run"
+
+    def read(self, folder):
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        return events
+
+    def points(self, folder, name):
+        events = self.read(folder)
+        return [
+            (event.step, pytest.approx(float(tf.make_ndarray(event.tensor_proto))))
+            for event in events.Tensors(name)
+        ]
+
+    def test_every_metric_of_training_is_logged(self, folder):
+        for name, value in METRICS.items():
+            assert self.points(folder / "train", name) == [(10, value), (20, value)]
+
+    def test_every_metric_of_validation_is_logged(self, folder):
+        for name, value in VALIDATION.items():
+            name = name.removeprefix("validation_")
+            assert self.points(folder / "validation", name) == [(20, value)]
+
+    def test_settings_are_logged_as_text(self, folder):
+        (event,) = self.read(folder / "train").Tensors("settings")
+        assert b"| learning_rate | 0.01 |" in event.tensor_proto.string_val[0]
+
+    def test_without_validation_there_is_one_directory(self, tmp_path):
+        TensorBoardLogger(tmp_path / "run", {})(progress(10))
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["train"]
+
+    def test_points_of_lost_steps_are_removed_on_resume(self, folder):
+        log = TensorBoardLogger(folder, {}, done=10)
+        log(progress(20, loss=0.3))
+        log.close()
+        assert self.points(folder / "train", "loss") == [(10, 0.5), (20, 0.3)]
+        assert "loss" not in self.read(folder / "validation").Tags()["tensors"]
+
+    @pytest.mark.fault
+    def test_a_directory_that_cannot_be_written_to_is_named(self, tmp_path):
+        (tmp_path / "run").write_text("a file")
+        line = f"^--log_dir {tmp_path}/run cannot be written to .*continue with"
+        with pytest.raises(UserError, match=line):
+            TensorBoardLogger(tmp_path / "run", {})
+
+
+class TestCheckpointer:
+    def saved(self, progresses, **settings):
+        saved = []
+        checkpointer = Checkpointer(lambda: saved.append(now), **settings)
+        for now in progresses:
+            checkpointer(now)
+        return [each.step for each in saved]
+
+    def test_saves_at_the_end_of_each_epoch(self):
+        steps = [progress(10), progress(20, epoch_done=True), progress(30)]
+        assert self.saved(steps) == [20]
+
+    def test_saves_at_intervals_in_steps(self):
+        steps = [progress(step) for step in range(10, 100, 10)]
+        assert self.saved(steps, every=30) == [30, 60, 90]
+        assert self.saved(steps, every=25) == [30, 50, 80]
+        assert self.saved(steps[2:], every=30) == [30, 60, 90]
+        assert self.saved(steps[3:], every=30, done=30) == [60, 90]
+
+    def test_saves_at_intervals_in_seconds(self):
+        steps = [progress(step) for step in (10, 20, 30)]
+        assert self.saved(steps, every_seconds=1e-9) == [10, 20, 30]
+        assert self.saved(steps, every_seconds=1e9) == []
+
+
+class FakeTrainer:
+    """What early stopping needs of a trainer."""
+
+    def __init__(self, *accuracies):
+        self.stopped, self.history = "", []
+        for accuracy in accuracies:
+            self.add(accuracy)
+
+    def add(self, accuracy):
+        epoch = len(self.history) + 1
+        row = {"validation_accuracy": accuracy, "validation_loss": 1.0}
+        self.history.append({"epoch": epoch, **row})
+
+    def stop(self, reason):
+        self.stopped = reason
+
+
+class TestEarlyStopping:
+    REASON = "no improvement over epoch 2 for 2 epochs"
+
+    def test_stops_after_patience_epochs_without_improvement(self):
+        trainer = FakeTrainer()
+        stop = EarlyStopping(trainer, patience=2)
+        for epoch, accuracy in enumerate([0.5, 0.7, 0.6, 0.7, 0.8], 1):
+            stop(progress(epoch * 10 - 5, epoch))
+            trainer.add(accuracy)
+            stop(progress(epoch * 10, epoch, epoch_done=True))
+            if trainer.stopped:
+                break
+        assert (epoch, trainer.stopped) == (4, self.REASON)
+
+    def test_checks_the_history_of_a_resumed_run(self):
+        for accuracies, reason in [
+            ((), ""),
+            ((0.5, 0.7, 0.6), ""),
+            ((0.5, 0.7, 0.6, 0.7), self.REASON),
+        ]:
+            trainer = FakeTrainer(*accuracies)
+            EarlyStopping(trainer, patience=2).check()
+            assert trainer.stopped == reason

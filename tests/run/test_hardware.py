@@ -1,0 +1,153 @@
+"""What the hardware can do, how many threads TensorFlow may use, and what fits."""
+
+import os
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import keras
+import pytest
+
+from mnist_tf.errors import UserError
+from mnist_tf.model import build
+from mnist_tf.run import hardware
+
+
+@pytest.mark.parametrize(
+    ("text", "precision"),
+    [
+        ("model name\t: some\nflags\t\t: fpu avx512f avx512_bf16 vme\n", "bfloat16"),
+        ("flags\t\t: fpu amx_bf16\n", "bfloat16"),
+        ("flags\t\t: fpu avx2 avx512f\n", "float32"),
+        ("model name\t: an avx512_bf16 lookalike\nflags\t\t: fpu\n", "float32"),
+        (None, "float32"),
+    ],
+)
+def test_bfloat16_is_fastest_on_processors_that_have_it(
+    text, precision, tmp_path, monkeypatch
+):
+    cpuinfo = tmp_path / "cpuinfo"
+    if text is not None:
+        cpuinfo.write_text(text)
+    monkeypatch.setattr(hardware, "_CPUINFO", cpuinfo)
+    assert hardware.fastest_precision() == precision
+
+
+def threads_after(*code):
+    """What a process prints that calls these functions; `show()` prints the threads."""
+    lines = [
+        "import os, tensorflow as tf",
+        "from mnist_tf.errors import UserError",
+        "from mnist_tf.run.hardware import divide_cores, set_threads",
+        "threads = tf.config.threading",
+        "def show():",
+        "    print(threads.get_intra_op_parallelism_threads(),",
+        "          threads.get_inter_op_parallelism_threads())",
+        "def reset():",
+        "    threads.set_intra_op_parallelism_threads(0)",
+        "    threads.set_inter_op_parallelism_threads(0)",
+        *code,
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_threads_are_set_before_tensorflow_starts():
+    cores = len(os.sched_getaffinity(0))
+    found = threads_after(
+        "divide_cores(2); show(); reset()",
+        f"divide_cores({cores + 1}); show(); reset()",
+        # Threads that are set already are kept.
+        "set_threads(7, 5); divide_cores(2); show(); reset()",
+        "set_threads(1, 0)",
+        "set_threads(0, 3)",
+        "show(); tf.zeros(1); show()",
+        "set_threads(1, 3); set_threads(0, 0); show()",
+    )
+    divided = f"{max(1, cores // 2)} 2"
+    assert found == [divided, f"1 {cores + 1}", "7 5", "1 3", "1 3", "1 3"]
+
+
+def test_only_the_cores_that_the_process_may_use_are_divided():
+    found = threads_after(
+        "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])",
+        "divide_cores(1); show(); reset()",
+        # Once TensorFlow is running, nothing changes.
+        "tf.zeros(1); divide_cores(2); show()",
+        "set_threads(0, 0)",
+        "try: set_threads(2, 1)",
+        "except UserError as error: print(error)",
+    )
+    assert found[:2] == ["1 1", "0 0"]
+    assert found[2].startswith(
+        "--intra_op_threads=2 and --inter_op_threads=1 cannot be set, because"
+    )
+
+
+@pytest.mark.fault
+def test_a_run_that_does_not_fit_is_refused_with_the_numbers(tmp_path):
+    hardware.check_memory(1, "the run")
+    hardware.check_disk(tmp_path / "new", 1, "the run")
+    words = r"the run needs about 1,073,741,824\.0 GiB of {}, but only [\d,.]+ are"
+    with pytest.raises(UserError, match=words.format("memory")):
+        hardware.check_memory(2**60, "the run")
+    with pytest.raises(UserError, match=words.format("disk space")):
+        hardware.check_disk(tmp_path / "new", 2**60, "the run")
+
+
+PARAMETERS = 4 * (784 * 10 + 10)  # bytes
+STATE = PARAMETERS + 4 * 2  # and the optimizer's: steps and learning rate
+PIXELS = 4 * 784  # bytes of an image as float32, the first activation
+IMAGES = 1000  # bytes
+
+
+class TestRoom:
+    """For a linear classifier on 28x28 pixels, trained by plain SGD."""
+
+    @pytest.fixture
+    def fits(self, tmp_path, monkeypatch):
+        settings = {"num_layers": 1}
+        model = build("fc", settings, image_shape=(28, 28), num_classes=10)
+        optimizer = keras.optimizers.SGD()
+        optimizer.build(model.trainable_variables)
+
+        def call(memory=2**40, disk=2**40, batch_size=512):
+            free = {"available": memory, "free": disk}
+            for module, name in (
+                (hardware.psutil, "virtual_memory"),
+                (hardware.shutil, "disk_usage"),
+            ):
+                monkeypatch.setattr(module, name, lambda *_: SimpleNamespace(**free))
+            try:
+                hardware.check_room(
+                    model,
+                    optimizer,
+                    image_shape=(28, 28),
+                    image_bytes=IMAGES,
+                    batch_size=batch_size,
+                    model_dir=str(tmp_path / "new" / "out"),
+                    checkpoints=3,
+                )
+            except UserError as error:
+                words = "needs about .* GiB of (memory|disk space), but only"
+                return re.search(words, str(error))[1]
+            return True
+
+        return call
+
+    def test_images_weights_and_optimizer_must_fit_in_memory_twice(self, fits):
+        assert fits(memory=2 * (IMAGES + STATE)) is True
+        assert fits(memory=2 * (IMAGES + STATE) - 1) == "memory"
+
+    def test_checkpoints_and_the_exported_models_must_fit_on_the_disk(self, fits):
+        assert fits(disk=3 * (STATE + PARAMETERS)) is True
+        assert fits(disk=3 * (STATE + PARAMETERS) - 1) == "disk space"
+
+    def test_activations_of_large_batches_must_fit_in_memory(self, fits):
+        memory = 2 * (IMAGES + STATE)
+        assert fits(memory + 2 * 1000 * PIXELS, batch_size=1000) == "memory"
+        assert fits(memory + 2 * 1000 * 10 * PIXELS, batch_size=1000) is True

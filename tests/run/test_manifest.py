@@ -1,0 +1,89 @@
+"""The settings that may change when a run is resumed, and the summary of a run."""
+
+import re
+
+import pytest
+
+from mnist_tf.config import Config
+from mnist_tf.errors import UserError
+from mnist_tf.run import manifest
+
+
+def described(**settings):
+    config = Config(**settings).to_dict()
+    return {"config": config, "dataset": {"sha256": "0", "name": "sample"}}
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"epochs": 9},
+        {"test_shift": 1},
+        {"log_every": 9},
+        {"save_every": 9},
+        {"model_dir": "other"},
+    ],
+)
+def test_settings_that_do_not_affect_the_weights_may_change(setting):
+    manifest.check_same(described(), described(**setting))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ({"seed": 2}, "--seed was 1 and is now 2"),
+        ({"precision": "bfloat16"}, "--precision was 'float32' and is now 'bfloat16'"),
+        ({"max_steps_per_epoch": 9}, "--max_steps_per_epoch was 0 and is now 9"),
+        ({"intra_op_threads": 1}, "--intra_op_threads was 0 and is now 1"),
+        (
+            {"seed": 2, "momentum": 0.5},
+            "--momentum was 0.9 and is now 0.5; --seed was 1 and is now 2",
+        ),
+    ],
+)
+def test_settings_that_affect_the_weights_may_not_change(setting, line):
+    with pytest.raises(UserError, match=f"^--resume: {re.escape(line)}; use the"):
+        manifest.check_same(described(), described(**setting))
+
+
+@pytest.mark.fault
+def test_the_data_may_not_change():
+    other = described() | {"dataset": {"sha256": "1", "name": "mnist"}}
+    line = "^--resume: the data set was sample and is now mnist; use the settings"
+    with pytest.raises(UserError, match=line):
+        manifest.check_same(described(), other)
+
+
+def test_a_setting_newer_than_the_checkpoint_had_its_default():
+    saved = described()
+    del saved["config"]["max_steps_per_epoch"]
+    manifest.check_same(saved, described())
+    with pytest.raises(UserError, match="--max_steps_per_epoch was 0 and is now 9"):
+        manifest.check_same(saved, described(max_steps_per_epoch=9))
+
+
+def test_the_summary_shows_every_metric_and_accuracy_first():
+    description = {
+        "dataset": {"origin": "the project", "images": {"train": 4050, "test": 0}},
+        "model": {"name": "fc"},
+    }
+    metrics = {
+        "dataset": "sample",
+        "parameters": 7850,
+        "epochs": 2,
+        "steps": 64,
+        "images_per_second": 7123.4,
+        "test": {"loss": 0.25, "top_3": 0.75, "accuracy": 0.5},
+        "seconds": {"data": 0.25, "train": 12.0},
+    }
+    text = manifest.summary(description, metrics, ("out", "logs/run"))
+    assert text.splitlines() == [
+        "data        sample (the project): 4,050 train",
+        "model       fc, 7,850 parameters",
+        "training    2 epochs, 64 steps, 7,123 images/s",
+        "test        accuracy 50.00 %  loss 0.2500  top_3 0.7500",
+        "time        data 0.2 s, train 12.0 s",
+        "model in    out",
+        "logs in     logs/run",
+    ]

@@ -1,0 +1,195 @@
+"""Slow, malformed and too many connections do no harm; a shutdown drops no request."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+
+from tests.conftest import ROOT
+from tests.serving.conftest import (
+    BLANK,
+    PREDICT,
+    assert_healthy,
+    instances,
+    running_server,
+)
+
+HEAD = b"POST /v1/models/mnist:predict HTTP/1.1\r\nhost: x\r\n"
+CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+
+
+def connect(server):
+    host, port = server.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def exchange(server, *parts, pause=0.0):
+    """Sends bytes over a new connection and returns the response."""
+    with connect(server) as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(pause)
+        found = b""
+        while chunk := connection.recv(65536):
+            found += chunk
+        return found.decode()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("parts", "status"),
+    [
+        ([HEAD], "408 Request Timeout"),
+        ([b""], "408 Request Timeout"),
+        ([HEAD + b"content-length: 50\r\n\r\n", b"{"], "408 "),
+        ([CHUNKED, b"5\r\nhello\r\n"], "408 "),
+        ([CHUNKED, *[b"c350\r\n" + b" " * 50_000 + b"\r\n"] * 3, b"0\r\n\r\n"], "413 "),
+        ([HEAD + b"content-length: 100001\r\n\r\n"], "413 "),
+        ([b"hello\r\n\r\n"], "400 Bad Request"),
+        ([HEAD + b"content-length: -1\r\n\r\n"], "400 Bad Request"),
+        ([HEAD + b"content-length: 1\r\ncontent-length: 2\r\n\r\n"], "400 "),
+    ],
+)
+def test_a_slow_or_malformed_request(server, client, parts, status):
+    start = time.monotonic()
+    found = exchange(server, *parts)
+    assert found.startswith(f"HTTP/1.1 {status}")
+    assert json.loads(found.partition("\r\n\r\n")[2])["error"]
+    assert time.monotonic() - start < 5
+    assert_healthy(client)
+
+
+@pytest.mark.fault
+def test_headers_that_arrive_byte_by_byte(server, client):
+    parts = [bytes([byte]) for byte in HEAD]
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        assert " 408 " in exchange(server, *parts, pause=0.05)
+    assert_healthy(client)
+
+
+@pytest.mark.fault
+def test_clients_that_disconnect(server, client):
+    body = instances(*[BLANK] * 20)
+    head = HEAD + f"content-length: {len(body)}\r\n\r\n".encode()
+    for sent in (head + body, head + body[:99], head, HEAD[:20]):
+        for _ in range(10):
+            with connect(server) as connection:
+                connection.sendall(sent)
+    assert_healthy(client)
+
+
+@pytest.mark.fault
+def test_a_burst_beyond_the_queue_gets_503(model_dir):
+    flags = ["--max_queue_size=4", "--log_format=none"]
+    with running_server(model_dir, *flags) as server:
+        body = instances(*[BLANK] * 30)
+
+        async def burst():
+            limits = httpx.Limits(max_connections=500)
+            async with httpx.AsyncClient(
+                base_url=server.url, limits=limits, timeout=60
+            ) as client:
+                requests = [client.post(PREDICT, content=body) for _ in range(500)]
+                return await asyncio.gather(*requests)
+
+        responses = asyncio.run(burst())
+        assert {each.status_code for each in responses} <= {200, 503}
+        assert sum(each.status_code == 200 for each in responses) > 4
+        for response in responses:
+            if response.status_code == 503:
+                assert response.headers["retry-after"] == "1"
+        with httpx.Client(base_url=server.url) as client:
+            assert_healthy(client)
+
+
+@pytest.mark.fault
+def test_connections_beyond_the_limit_get_503(model_dir):
+    with running_server(model_dir, "--max_connections=3") as server:
+        connections = [connect(server) for _ in range(3)]
+        time.sleep(0.2)
+        found = exchange(server, b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert found.startswith("HTTP/1.1 503 Service Unavailable")
+        assert "retry-after: 1" in found
+        for connection in connections:
+            connection.close()
+        time.sleep(0.2)
+        assert httpx.get(f"{server.url}/healthz").status_code == 200
+
+
+class TestShutdown:
+    def test_requests_in_flight_are_answered(self, model_dir, digits):
+        with running_server(model_dir) as server:
+            body = instances(*[image.tolist() for image in digits[:200]])
+            started = threading.Barrier(21)
+
+            def post(_):
+                started.wait()
+                return httpx.post(server.url + PREDICT, content=body, timeout=30)
+
+            with concurrent.futures.ThreadPoolExecutor(20) as pool:
+                responses = [pool.submit(post, index) for index in range(20)]
+                started.wait()
+                time.sleep(0.05)
+                server.send_signal(signal.SIGTERM)
+                assert [each.result().status_code for each in responses] == [200] * 20
+            assert server.wait(timeout=20) == 0
+            assert "shutting down" in server.lines
+
+    def test_a_draining_server_is_alive_but_not_ready(self, model_dir):
+        with running_server(model_dir, "--drain_seconds=2") as server:
+            assert httpx.get(f"{server.url}/readyz").status_code == 200
+            server.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            response = httpx.get(f"{server.url}/readyz")
+            assert response.status_code == 503
+            assert response.headers["retry-after"] == "1"
+            assert httpx.get(f"{server.url}/healthz").status_code == 200
+            assert server.wait(timeout=20) == 0
+
+    def test_a_second_signal_skips_draining(self, model_dir):
+        with running_server(model_dir, "--drain_seconds=60") as server:
+            server.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(timeout=20) == 0
+
+    def test_sigint_shuts_down_too(self, model_dir):
+        with running_server(model_dir, "--drain_seconds=0") as server:
+            server.send_signal(signal.SIGINT)
+            assert server.wait(timeout=20) == 0
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--port=PORT", "cannot listen on 127.0.0.1:PORT (Address already in use); "),
+        ("--port=many", "--port must be"),
+        ("--port=70000", "--port must be"),
+        ("--host=nowhere.invalid", "cannot listen on nowhere.invalid:0 ("),
+        ("--max_queue_size=-1", "--max_queue_size must be"),
+        ("--response_timeout=nan", "--response_timeout must be"),
+        ("--token_file=nowhere", "--token_file nowhere cannot be read"),
+        ("--log_format=xml", "--log_format must be one of text, json, none"),
+        ("--model_dir=nowhere", "nowhere"),
+        ("--model_name=a/b", "--model_name must be"),
+    ],
+)
+def test_an_invalid_flag(server, model_dir, flag, words):
+    port = server.url.rpartition(":")[2]
+    flags = [f"--model_dir={model_dir}", "--port=0", flag.replace("PORT", port)]
+    command = [sys.executable, "serve.py", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert words.replace("PORT", port) in line

@@ -1,0 +1,118 @@
+"""An invalid request gets an error that says what is wrong; the server runs on."""
+
+import base64
+
+import numpy as np
+import pytest
+
+from tests.serving.conftest import (
+    BLANK,
+    PREDICT,
+    assert_error,
+    assert_healthy,
+    instances,
+    npy,
+    png,
+)
+
+NOT_AN_IMAGE = {"b64": base64.b64encode(b"hello").decode()}
+
+BODIES = {
+    "empty": (b"", 400, "not valid JSON"),
+    "not JSON": (b"[1, 2", 400, "not valid JSON"),
+    "invalid UTF-8": (b'{"instances": "\xff"}', 400, "not valid JSON"),
+    "not an object": (b"[1, 2]", 400, "instances"),
+    "neither key": (b'{"instance": []}', 400, "either"),
+    "both keys": (b'{"instances": [], "inputs": []}', 400, "either"),
+    "null": (b'{"instances": null}', 400, "a list"),
+    "no image": (b'{"instances": []}', 400, "at least one image"),
+    "a null image": (instances(None), 400, "number"),
+    "a null pixel": (instances([[None] * 28] * 28), 400, "number"),
+    "strings": (instances([["1"] * 28] * 28), 400, "number"),
+    "booleans": (instances([[True] * 28] * 28), 400, "true or false"),
+    "ragged rows": (instances([[0] * 28] * 27 + [[0] * 27]), 400, "the same length"),
+    "27 x 28": (instances([[0] * 28] * 27), 400, "[1, 27, 28]"),
+    "one number": (instances(5), 400, "shape"),
+    "NaN": (b'{"instances": [[NaN]]}', 400, "not valid JSON"),
+    "1e39": (instances([[1e39] * 28] * 28), 400, "instances"),
+    "1e400": (b'{"instances": [[1e400]]}', 400, ""),
+    "a huge integer": (b'{"instances": [[' + b"9" * 400 + b"]]}", 400, ""),
+    "256": (instances([[256] * 28] * 28), 400, "256"),
+    "-1": (instances([[-1] * 28] * 28), 400, "-1"),
+    "deep": (b'{"instances": ' + b"[" * 40_000, 400, "not valid JSON"),
+    "deep and closed": (
+        b'{"instances": ' + b"[" * 40_000 + b"]" * 40_000 + b"}", 400, ""),
+    "invalid base64": (instances({"b64": "*"}), 400, "not valid base64"),
+    "base64 of text": (instances(NOT_AN_IMAGE), 400, "instances"),
+    "base64 as a number": (instances({"b64": 7}), 400, "not valid base64"),
+    "an unknown key": (instances({"c64": ""}), 400, "c64"),
+    "arrays and files": (instances(BLANK, {"b64": ""}), 400, "image files only"),
+    "an unknown signature": (
+        b'{"signature_name": "train", "instances": []}', 400, "'serve'"),
+    "a signature as a list": (
+        b'{"signature_name": [1], "instances": []}', 400, "signature_name"),
+    "too many images": (instances(*[0] * 51), 413, "at most 50"),
+    "too large": (b" " * 100_001, 413, "100,000"),
+}  # fmt: skip
+
+FILES = {
+    "empty": (b"", 400, "empty"),
+    "a truncated PNG": (png(np.zeros((99, 99), np.uint8))[:60], 400, "damaged"),
+    "text": (b"hello", 400, "npy"),
+    "objects": (npy(np.array([None, {}], object)), 400, "object"),
+    "another shape": (npy(np.zeros((27, 28), np.uint8)), 400, "[27, 28]"),
+    "too many images": (npy(np.zeros((51, 28, 28), np.uint8)), 413, "at most 50"),
+    "10^10 elements": (
+        npy(np.zeros((1, 28, 28), np.uint8)).replace(b"(1, 28, 28)", b"(9999999999, )")
+        [:128], 400, ""),
+}  # fmt: skip
+
+FORM = {"content-type": "multipart/form-data"}
+FORM_WITHOUT_PARTS = {"content-type": "multipart/form-data; boundary=x"}
+HTML = {"content-type": "text/html"}
+REQUESTS = [
+    ("POST", "/v1/models/other:predict", {}, 404, "'mnist'"),
+    ("POST", "/v1/models/mnist/versions/2:predict", {}, 404, "current version is 1"),
+    ("GET", "/v1/models/other", {}, 404, "'mnist'"),
+    ("GET", "/nowhere", {}, 404, "/docs"),
+    ("GET", "/web/nothing.css", {}, 404, "/docs"),
+    ("GET", "/web/../serve.py", {}, 404, ""),
+    ("GET", "/web/..%2f..%2fserve.py", {}, 404, ""),
+    ("GET", "/web/%2e%2e", {}, 404, ""),
+    ("GET", PREDICT, {}, 405, "method"),
+    ("POST", "/healthz", {}, 405, "method"),
+    ("DELETE", "/predict", {}, 405, "method"),
+    ("POST", PREDICT, HTML, 415, "application/json"),
+    ("POST", "/predict", HTML, 415, "image/png"),
+    ("POST", "/predict", FORM, 400, "form"),
+    ("POST", "/predict", FORM_WITHOUT_PARTS, 400, "form"),
+    ("POST", "/predict?top_k=0", {}, 400, "top_k"),
+    ("POST", "/predict?top_k=x", {}, 400, "top_k"),
+    ("POST", "/predict?preprocess=most", {}, 400, "preprocess"),
+    ("POST", "/predict?pixels=1", {}, 400, "pixels"),
+    ("POST", "/predict?topk=1", {}, 400, "did you mean 'top_k'"),
+    ("GET", "/", {"x-large": "x" * 70_000}, 431, "headers"),
+]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("fault", BODIES)
+def test_an_invalid_body(client, fault):
+    body, status, words = BODIES[fault]
+    assert_error(client.post(PREDICT, content=body), status, words)
+    assert_healthy(client)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("fault", FILES)
+def test_an_invalid_file(client, fault):
+    body, status, words = FILES[fault]
+    assert_error(client.post("/predict", content=body), status, words)
+    assert_healthy(client)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("method", "path", "headers", "status", "words"), REQUESTS)
+def test_an_invalid_request(client, method, path, headers, status, words):
+    assert_error(client.request(method, path, headers=headers), status, words)
+    assert_healthy(client)

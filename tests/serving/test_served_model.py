@@ -1,0 +1,102 @@
+"""With --watch, a new model replaces the old one without a failed request."""
+
+import json
+import shutil
+import threading
+import time
+
+import httpx
+import numpy as np
+import pytest
+
+from mnist_tf.cli import train
+from mnist_tf.predictor import Predictor
+from tests.conftest import ROOT
+from tests.serving.conftest import BLANK, PREDICT, instances, running_server
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def folder(model_dir, tmp_path):
+    return shutil.copytree(model_dir, tmp_path / "out")
+
+
+@pytest.fixture
+def other(tmp_path):
+    folders = [f"--model_dir={tmp_path}/other", f"--log_dir={tmp_path}/logs"]
+    flags = ["--epochs=1", "--filters=4,8", "--seed=2", *folders]
+    train.main(["train", f"--flagfile={ROOT}/configs/smoke.cfg", *flags])
+    return tmp_path / "other"
+
+
+@pytest.fixture
+def watching(folder):
+    with running_server(folder, "--watch", "--log_format=none") as server:
+        yield server
+
+
+@pytest.fixture
+def client(watching):
+    with httpx.Client(base_url=watching.url) as client:
+        yield client
+
+
+def status(client):
+    return client.get("/v1/models/mnist").json()["model_version_status"]
+
+
+def versions(client):
+    return [(each["version"], each["state"]) for each in status(client)]
+
+
+def change(folder, edit):
+    config = json.loads((folder / "config.json").read_text())
+    edit(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_new_model_replaces_the_old_one(folder, other, watching, client, digits):
+    codes, stop = [], threading.Event()
+
+    def keep_asking():
+        body = instances(BLANK)
+        with httpx.Client(base_url=watching.url) as asking:
+            while not stop.is_set():
+                codes.append(asking.post(PREDICT, content=body).status_code)
+
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    shutil.copytree(other, folder / ".incoming")
+    wait_until(lambda: versions(client) == [("2", "AVAILABLE")])
+    stop.set()
+    asking.join()
+    assert set(codes) == {200}
+    body = {"instances": digits[:3].tolist()}
+    found = client.post(PREDICT, json=body).json()["predictions"]
+    expected = Predictor(other).probabilities(digits[:3])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    old = client.post("/v1/models/mnist/versions/1:predict", json=body)
+    assert old.status_code == 404
+
+
+def test_a_damaged_model_changes_nothing(folder, watching, client, digits, expected):
+    change(folder, lambda config: config["files"].update({"model.tflite": "0" * 64}))
+    wait_until(lambda: versions(client) == [("2", "END"), ("1", "AVAILABLE")])
+    assert "is damaged" in status(client)[0]["status"]["error_message"]
+    body = {"instances": digits[:3].tolist()}
+    found = client.post(PREDICT, json=body).json()["predictions"]
+    np.testing.assert_allclose(found, expected[:3], atol=1e-6)
+    time.sleep(1.5)
+    assert sum("still serving version 1" in line for line in watching.lines) == 1
+
+
+def test_a_model_with_other_labels_changes_nothing(folder, client):
+    change(folder, lambda config: config["dataset"]["labels"].__setitem__(0, "zero"))
+    wait_until(lambda: versions(client) == [("2", "END"), ("1", "AVAILABLE")])
+    assert "labels" in status(client)[0]["status"]["error_message"]
