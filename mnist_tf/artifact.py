@@ -85,8 +85,7 @@ class Artifact:
 
     def _checked(self, name: str) -> bytes:
         content = _read(self.path, name)
-        expected = self.description["files"].get(name)
-        if hashlib.sha256(content).hexdigest() != expected:
+        if _sha256(content) != self.description["files"].get(name):
             raise UserError(
                 f"{self.path / name} is damaged or belongs to another run than "
                 f"{_CONFIG}; train again, or copy the whole directory again"
@@ -160,34 +159,23 @@ def read(model_dir: str | os.PathLike) -> Artifact:
         settings, dataset = description["config"], description["dataset"]
         if version == 1:
             settings = {key: settings[key] for key in settings if key in SETTINGS}
-        return _checked_artifact(
-            Artifact(
-                path,
-                Config.from_dict(settings),
-                tuple(dataset["labels"]),
-                tuple(dataset["image_shape"]),
-                dataset["name"],
-                description,
-            )
-        )
+        labels, image_shape = tuple(dataset["labels"]), tuple(dataset["image_shape"])
+        if (
+            len(labels) < 2
+            or not all(isinstance(label, str) for label in labels)
+            or len(image_shape) != 2
+            or not all(type(side) is int and side > 0 for side in image_shape)
+            or not isinstance(dataset["name"], str)
+            or not isinstance(description["files"], dict)
+        ):
+            raise ValueError("dataset or files")
+        config = Config.from_dict(settings)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{name} is damaged ({what}); train again") from error
-
-
-def _checked_artifact(found: Artifact) -> Artifact:
-    if (
-        len(found.labels) < 2
-        or not all(isinstance(label, str) for label in found.labels)
-        or len(found.image_shape) != 2
-        or not all(type(side) is int and side > 0 for side in found.image_shape)
-        or not isinstance(found.dataset, str)
-        or not isinstance(found.description["files"], dict)
-    ):
-        raise ValueError("dataset or files")
-    return found
+    return Artifact(path, config, labels, image_shape, dataset["name"], description)
 
 
 def write(
@@ -219,9 +207,7 @@ def write(
     try:
         _export(model, image_shape, writing)
         files = {
-            str(file.relative_to(writing)): hashlib.sha256(
-                file.read_bytes()
-            ).hexdigest()
+            str(file.relative_to(writing)): _sha256(file.read_bytes())
             for file in sorted(writing.rglob("*"))
             if file.is_file()
         }
@@ -300,6 +286,10 @@ def _read(path: Path, name: str) -> bytes:
         except OSError as error:
             raise UserError(f"{place} cannot be read ({error.strerror})") from error
     raise UserError(f"{path / name} does not exist; train a model there first")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ follow from it: to add a setting, add a field.
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -220,7 +219,11 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
-        """Inverts `to_dict`; missing settings get their defaults."""
+        """Inverts `to_dict`; missing settings get their defaults.
+
+        Raises:
+          UserError: settings are unknown or their values are invalid.
+        """
         unknown = [key for key in values if key not in SETTINGS]
         if unknown:
             problems = [unknown_name("setting", key, SETTINGS) for key in unknown]
@@ -230,27 +233,6 @@ class Config:
             for key, value in values.items()
         }
         return cls(**settings)
-
-    def to_json(self) -> str:
-        """Returns the settings as a JSON object."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Config":
-        """Inverts `to_json`.
-
-        Raises:
-          UserError: `text` is not a JSON object of known settings with valid values.
-        """
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"settings must be JSON ({error})") from error
-        if not isinstance(values, dict):
-            raise UserError(
-                f"settings must be a JSON object (got {type(values).__name__})"
-            )
-        return cls.from_dict(values)
 
 
 SETTINGS: dict[str, dataclasses.Field] = {f.name: f for f in dataclasses.fields(Config)}
@@ -283,6 +265,8 @@ def _problems(config: Config) -> list[str]:
             problems.append(unknown_name(f"--{name}", value, about["choices"]))
         elif about["limits"] and not about["limits"][1](value):
             problems.append(f"--{name} must be {about['limits'][0]} (got {value!r})")
+        elif field.type is int and value >= 2**31:
+            problems.append(f"--{name} must be less than 2**31 (got {value!r})")
     return problems or _conflicts(config)
 
 

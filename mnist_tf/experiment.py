@@ -72,10 +72,12 @@ def run(
       Interrupted: SIGINT or SIGTERM arrived; the state of the run is saved.
     """
     config = prepare(config)
-    _check_directories(config)
+    flags = {"resume": config.resume, "overwrite": config.overwrite}
+    directory.check(config.model_dir, config.log_dir, **flags)
     experiment = Experiment(config, strategy, trainer_class=trainer_class)
     with directory.locked(config.model_dir):
-        _check_directories(config)  # as the previous owner of the lock left them
+        # Again, as the previous owner of the lock left them.
+        directory.check(config.model_dir, config.log_dir, **flags)
         return experiment.run(extra_callbacks)
 
 
@@ -87,15 +89,6 @@ def prepare(config: Config) -> Config:
     if config.precision != "auto":
         return config
     return dataclasses.replace(config, precision=hardware.fastest_precision())
-
-
-def _check_directories(config: Config) -> None:
-    directory.check(
-        config.model_dir,
-        config.log_dir,
-        resume=config.resume,
-        overwrite=config.overwrite,
-    )
 
 
 class Experiment:
@@ -253,15 +246,7 @@ class Experiment:
         while True:
             rate = config.learning_rate * _ROLLBACK_FACTOR**manager.rollbacks
             trainer = self.build_trainer(rate)
-            hardware.check_room(
-                trainer.model,
-                trainer.optimizer,
-                image_shape=images.shape[1:],
-                image_bytes=images.nbytes,
-                batch_size=config.batch_size,
-                model_dir=config.model_dir,
-                checkpoints=checkpoints.KEEP + 1,
-            )
+            hardware.check_room(trainer, images, config.batch_size, manager.folder)
             description = manifest.describe(
                 config.to_dict(), self.dataset, self.splits, trainer.model
             )
@@ -277,8 +262,8 @@ class Experiment:
                 step = manager.latest[1]["step"] if manager.latest else 0
                 warn(
                     f"{error}. Rolling back to step {step} with --learning_rate="
-                    f"{rate * _ROLLBACK_FACTOR:g} (rollback {manager.rollbacks} of "
-                    f"{_MAX_ROLLBACKS})"
+                    f"{rate * _ROLLBACK_FACTOR:g} ({manager.rollbacks} of "
+                    f"{_MAX_ROLLBACKS} rollbacks)"
                 )
 
     def _fit(
@@ -296,16 +281,11 @@ class Experiment:
         tensorboard = callbacks.TensorBoardLogger(
             log_dir, config.to_dict(), trainer.step
         )
-        every: list[Callback] = [progress, tensorboard, *extra_callbacks]
-        if config.early_stopping:
-            early_stopping = callbacks.EarlyStopping(trainer, config.early_stopping)
-            early_stopping.check()
-            every.append(early_stopping)
+        early_stopping = callbacks.EarlyStopping(trainer, config.early_stopping)
+        early_stopping.check()
         # Last, so that a checkpoint has the state that the others have at its step.
-        every.append(
-            callbacks.Checkpointer(
-                save, config.save_every, config.save_every_seconds, trainer.step
-            )
+        checkpointer = callbacks.Checkpointer(
+            save, config.save_every, config.save_every_seconds, trainer.step
         )
 
         def stop(signal: str) -> bool:
@@ -320,8 +300,11 @@ class Experiment:
                     epochs=config.epochs,
                     steps_per_epoch=self.steps_per_epoch,
                     validation=self.evaluation_batches("validation"),
-                    callbacks=every,
-                )
+                    callbacks=[
+                        progress, tensorboard, *extra_callbacks, early_stopping,
+                        checkpointer,
+                    ],
+                )  # fmt: skip
             finally:
                 progress.close()
             tensorboard.close()

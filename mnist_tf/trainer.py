@@ -181,10 +181,9 @@ class Trainer:
                 self._train_until(target, iterator)
                 if self.step < target:
                     break
-                metrics = self.metrics.results() | self._pace
-                if target == end:
+                metrics, at_end = self.metrics.results() | self._pace, target == end
+                if at_end:
                     metrics |= self._end_epoch(epoch, metrics, validation)
-                at_end = target == end
                 progress = Progress(target, steps, epoch, epochs, at_end, metrics)
                 clock = time.perf_counter()
                 for callback in callbacks:
@@ -270,8 +269,8 @@ class Trainer:
         """Leaves the final weights in the model: the averages or the best, if asked."""
         if self.restore_best_weights and self.best_weights is not None:
             self.model.set_weights(self.best_weights)
-        else:
-            self._use_averages()
+        elif self.optimizer.use_ema:
+            self.optimizer.finalize_variable_values(self.model.trainable_variables)
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Returns all that resuming needs: arrays by name, and a JSON record."""
@@ -342,9 +341,9 @@ class Trainer:
         samples, before = self.metrics.samples(), self.seconds["train"]
         while self.step < step and not self.stopped:
             self._call(min(self._steps_per_call, step - self.step), iterator)
-        trained = self.metrics.samples() - samples
-        if trained:
-            seconds = self.seconds["train"] - before
+        seconds = self.seconds["train"] - before
+        if seconds:
+            trained = self.metrics.samples() - samples
             self._pace["images_per_second"] = trained / seconds
 
     def _call(self, steps: int, iterator: tf.data.Iterator) -> None:
@@ -402,10 +401,6 @@ class Trainer:
         logits = model(images, training=False)
         self.metrics.update(labels, logits, self.evaluation_loss(labels, logits))
 
-    def _use_averages(self) -> None:
-        if self.optimizer.use_ema:
-            self.optimizer.finalize_variable_values(self.model.trainable_variables)
-
     def _end_epoch(
         self, epoch: int, metrics: dict[str, float], validation: Iterable | None
     ) -> dict[str, float]:
@@ -415,7 +410,8 @@ class Trainer:
           _StoppedError: `stop` was called; everything is as it was before.
         """
         weights = self.model.get_weights()
-        self._use_averages()
+        if self.optimizer.use_ema:
+            self.optimizer.finalize_variable_values(self.model.trainable_variables)
         validated = {}
         try:
             if validation is not None:

@@ -38,8 +38,8 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     """Runs the slowest files first, so that no worker idles at the end."""
-    slow = ("test_survival.py", "test_end_to_end.py", "test_trainer.py")
-    items.sort(key=lambda item: item.path.name not in slow)
+    slow = ("survival", "torture", "end_to_end", "trainer")
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in slow)
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -69,6 +69,20 @@ def refusal(call, *arguments):
     line = str(caught.value)
     assert "\n" not in line
     return line
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch):
+    """Calls a command that must fail without changing a file; returns its error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(verb, *arguments):
+        before = sorted(tmp_path.rglob("*"))
+        line = refusal(lambda _: verb.main(["program", *map(str, arguments)]), tmp_path)
+        assert sorted(tmp_path.rglob("*")) == before
+        return line
+
+    return call
 
 
 def contents(path):

@@ -19,7 +19,7 @@ CONFIGS = st.builds(
     augment_shift=st.floats(0, 14),
     filters=st.lists(st.integers(1, 4096), min_size=1, max_size=3).map(tuple),
     dropout=FRACTIONS,
-    batch_size=st.integers(1),
+    batch_size=st.integers(1, 2**31 - 1),
     learning_rate=st.floats(0, exclude_min=True, allow_infinity=False),
     momentum=FRACTIONS,
     seed=st.integers(0, 2**31 - 1),
@@ -39,25 +39,20 @@ def refused(settings):
 
 
 @given(CONFIGS)
-def test_a_config_round_trips_through_json(config):
-    assert Config.from_json(config.to_json()) == config
-
-
-@given(CONFIGS)
 def test_a_config_round_trips_through_a_dictionary_of_json_types(config):
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-@given(st.text() | JSON_VALUES.map(json.dumps) | JSON_SETTINGS.map(json.dumps))
-def test_any_text_is_a_config_or_an_error(text):
+@given(JSON_SETTINGS)
+def test_any_json_values_are_a_config_or_an_error(settings):
     try:
-        assert isinstance(Config.from_json(text), Config)
+        assert isinstance(Config.from_dict(settings), Config)
     except UserError as error:
         assert "\n" not in str(error)
 
 
 def test_missing_settings_get_their_defaults():
-    assert Config.from_json('{"epochs": 7}') == Config(epochs=7)
+    assert Config.from_dict({"epochs": 7}) == Config(epochs=7)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +64,7 @@ def test_missing_settings_get_their_defaults():
         ("batch_size", "8", "an integer"),
         ("batch_size", True, "an integer"),
         ("epochs", 0, "at least 1"),
+        ("epochs", 10**23, "less than 2**31"),
         ("convs_per_stage", 0, "between 1 and 100"),
         ("num_layers", 101, "between 1 and 100"),
         ("units", 5000, "between 1 and 4096"),
@@ -195,15 +191,10 @@ def test_all_mistakes_are_reported_at_once():
             '{"filters": [1.5]}',
             "--filters must be a comma-separated list of integers (got (1.5,))",
         ),
-        ("[]", "settings must be a JSON object (got list)"),
-        ("null", "settings must be a JSON object (got NoneType)"),
-        ("{", "settings must be JSON (Expecting property name"),
-        ("", "settings must be JSON (Expecting value"),
-        ("[" * 100_000, "settings must be JSON (maximum recursion depth"),
     ],
 )
-def test_json_that_is_not_a_config(text, message):
-    assert message in refusal(Config.from_json, text)
+def test_settings_in_json_that_are_not_a_config(text, message):
+    assert message in refusal(Config.from_dict, json.loads(text))
 
 
 def test_resume_and_overwrite_exclude_each_other():

@@ -1,7 +1,9 @@
-"""Answers: the same from every runtime, and honest about an empty page."""
+"""Predictions: the same from every runtime, and none for a blank image."""
 
 import dataclasses
+import hashlib
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +15,10 @@ from mnist_tf.model import MODELS, build
 from mnist_tf.predictor import Predictor
 
 LABELS = [f"class {index}" for index in range(10)]
+CANNOT_BE_LOADED = {
+    "litert": r" cannot be loaded by LiteRT \(",
+    "tensorflow": r"saved_model cannot be loaded by TensorFlow \(",
+}
 IMAGES = np.random.default_rng(1).integers(0, 256, (600, 28, 28)).astype(np.uint8)
 
 
@@ -46,7 +52,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_every_runtime_gives_the_answers_of_the_keras_model(exported):
+def test_every_runtime_gives_the_probabilities_of_the_keras_model(exported):
     model, folder = exported
     logits = model(IMAGES[..., np.newaxis]).numpy().astype(np.float64)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -59,7 +65,7 @@ def test_every_runtime_gives_the_answers_of_the_keras_model(exported):
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 600])
-def test_an_image_has_one_answer_whatever_the_batch(folder, count):
+def test_the_probabilities_of_an_image_do_not_depend_on_the_batch(folder, count):
     predictor = Predictor(folder)
     whole = predictor.probabilities(IMAGES)
     np.testing.assert_allclose(
@@ -67,7 +73,7 @@ def test_an_image_has_one_answer_whatever_the_batch(folder, count):
     )
 
 
-def test_predictions_have_names_and_the_best_first(folder):
+def test_predictions_have_labels_and_the_most_probable_first(folder):
     predictor = Predictor(folder)
     probabilities = predictor.probabilities(IMAGES[:20])
     predictions = predictor.predict(IMAGES[:20], top_k=3)
@@ -78,14 +84,14 @@ def test_predictions_have_names_and_the_best_first(folder):
         assert prediction.top[0] == (prediction.label, prediction.probability)
 
 
-@pytest.mark.parametrize("shade", [0, 128, 255])
-def test_a_blank_picture_has_no_label(folder, shade):
-    blank = np.full((1, 28, 28), shade, np.uint8)
+@pytest.mark.parametrize("pixel", [0, 128, 255])
+def test_a_blank_image_has_no_label(folder, pixel):
+    blank = np.full((1, 28, 28), pixel, np.uint8)
     (prediction,) = Predictor(folder).predict(blank, top_k=3)
-    assert dataclasses.astuple(prediction) == (None, None, (), "blank picture")
+    assert dataclasses.astuple(prediction) == (None, None, (), "blank image")
 
 
-def test_below_the_least_probability_there_is_no_label(folder):
+def test_a_label_that_is_not_probable_enough_is_withheld(folder):
     predictor = Predictor(folder)
     plain = predictor.predict(IMAGES[:50], top_k=3)
     least = sorted(each.probability for each in plain)[25]
@@ -96,39 +102,49 @@ def test_below_the_least_probability_there_is_no_label(folder):
         else:
             assert (after.label, after.top) == (None, before.top)
             assert after.probability == before.probability
-            sure = f"only {before.probability:.2f} sure of {before.label}"
-            assert after.reason == sure
+            probable = f"only {before.probability:.2f} probable: {before.label}"
+            assert after.reason == probable
     assert sum(each.label is None for each in found) == 25
 
 
-def test_what_is_blank_is_called_blank_however_sure_one_must_be(folder):
+def test_a_blank_image_is_blank_whatever_the_threshold(folder):
     blank = np.zeros((1, 28, 28), np.uint8)
     (prediction,) = Predictor(folder).predict(blank, reject_below=1)
-    assert prediction.reason == "blank picture"
+    assert prediction.reason == "blank image"
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize("runtime", ["litert", "tensorflow"])
-def test_an_image_shape_that_is_not_the_models_is_an_error(tmp_path, runtime):
+def test_an_image_shape_that_the_model_does_not_take_is_an_error(tmp_path, runtime):
     write(tmp_path)
     config = tmp_path / "config.json"
     description = json.loads(config.read_text())
     description["dataset"]["image_shape"] = [20, 20]
     config.write_text(json.dumps(description))
-    with pytest.raises(UserError, match="cannot load it"):
+    with pytest.raises(UserError, match=CANNOT_BE_LOADED[runtime]):
         Predictor(tmp_path, runtime)
 
 
-def test_an_unknown_runtime_lists_the_known_ones(folder):
-    with pytest.raises(UserError, match="got 'onnx'; choose from auto, litert"):
+@pytest.mark.fault
+def test_an_unknown_runtime_is_refused_with_the_known_ones(folder):
+    line = r"^--runtime must be one of auto, litert, tensorflow \(got 'onnx'\)$"
+    with pytest.raises(UserError, match=line):
         Predictor(folder, "onnx")
+
+
+@pytest.mark.fault
+def test_a_runtime_that_is_not_installed_is_named(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    with pytest.raises(UserError, match=r"^--runtime=litert is not installed \("):
+        Predictor(folder, "litert")
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize("runtime", ["litert", "tensorflow"])
 def test_labels_that_do_not_fit_the_model_are_refused(tmp_path, runtime):
     write(tmp_path, labels=LABELS[:9])
-    with pytest.raises(UserError, match="names 9 labels, the model answers 10"):
+    words = r"config\.json has 9 labels, but the model has 10 classes; train again$"
+    with pytest.raises(UserError, match=words):
         Predictor(tmp_path, runtime)
 
 
@@ -138,14 +154,12 @@ def test_labels_that_do_not_fit_the_model_are_refused(tmp_path, runtime):
     [("litert", "model.tflite"), ("tensorflow", "saved_model/saved_model.pb")],
 )
 def test_a_model_that_cannot_be_loaded_is_an_error(tmp_path, runtime, part):
-    import hashlib
-
     write(tmp_path)
-    (tmp_path / part).write_bytes(b"nothing of the kind")
+    (tmp_path / part).write_bytes(b"something else")
     config = tmp_path / "config.json"
     description = json.loads(config.read_text())
-    wrong = hashlib.sha256(b"nothing of the kind").hexdigest()
-    description["files"][part] = wrong
+    checksum = hashlib.sha256(b"something else").hexdigest()
+    description["files"][part] = checksum
     config.write_text(json.dumps(description))
-    with pytest.raises(UserError, match="cannot load it"):
+    with pytest.raises(UserError, match=CANNOT_BE_LOADED[runtime]):
         Predictor(tmp_path, runtime)

@@ -293,14 +293,13 @@ def test_two_replicas_compute_what_one_device_does():
             trainer.fit(
                 strategy.distribute_datasets_from_function(pipeline),
                 epochs=2, steps_per_epoch=STEPS, validation=batches)
-            row = trainer.history[-1]
-            assert row.pop("step") == 2 * STEPS
-            del row["images_per_second"]
-            found.append(row)
-            assert trainer.metrics.samples() == 0
-        one, two = found
-        assert one.keys() > {"margin", "validation_top_3"}
-        assert two == pytest.approx(one, rel=0.001), found
+            for row in trainer.history:
+                del row["images_per_second"]
+            found.append(trainer.history)
+        for one, two in zip(*found, strict=True):
+            assert one.keys() > {"margin", "validation_top_3"}
+            assert two == pytest.approx(one, rel=0.001), found
+        assert found[0][0]["accuracy"] < found[0][0]["top_3"] < 1
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True

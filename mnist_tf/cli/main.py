@@ -38,7 +38,7 @@ def _dispatch(argv: Sequence[str]) -> int | None:
         if importlib.util.find_spec(f"{package}.{verb}")
     }
     name = package.partition(".")[0]
-    if len(argv) < 2 or argv[1].lstrip("-").startswith("help"):
+    if len(argv) < 2 or argv[1].lstrip("-") in ("h", "help", "helpfull"):
         lines = [f"  {verb:<10}{about}" for verb, about in verbs.items()]
         print(f"usage: {name} VERB [--flag=value ...]", *lines, sep="\n")
         print(f"{name} VERB --help lists the flags of a verb.")
@@ -75,8 +75,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     try:
         try:
             code = main(sys.argv) or 0
-        except SystemExit:  # --help
-            code = 0
+        except SystemExit as error:  # --help
+            code = int(error.code or 0)
         sys.stdout.flush()
     except UserError as error:
         _print_traceback_if_debugging()
@@ -119,5 +119,6 @@ def _discard_output() -> None:
 
 
 def _print_traceback_if_debugging() -> None:
-    if {"--debug", "--debug=true"} & set(sys.argv):
+    flags = {argument.lstrip("-") for argument in sys.argv}
+    if flags & {"debug", "debug=true", "debug=1"}:
         traceback.print_exc()

@@ -143,15 +143,15 @@ def parse(
         raise UserError("; ".join([*problems, str(error).splitlines()[0]])) from error
     values.show_help()
     parsed: Values = {name: values[name].value for name in values if name not in common}
-    positional, unknown = _split(rest)
     known = [*values, "flagfile", "undefok"]
-    problems += [_unknown_flag(argument, known) for argument in unknown]
-    if arguments:
-        parsed[arguments] = [*parsed[arguments], *positional]
-    else:
-        problems += [
-            f"{each!r} is not a flag; write --name=value" for each in positional
-        ]
+    end = rest.index("--") if "--" in rest else len(rest)  # of what may be flags
+    for index, argument in enumerate(rest):
+        if argument.startswith("-") and argument != "-" and index < end:
+            problems.append(_unknown_flag(argument, known))
+        elif arguments and index != end:
+            parsed[arguments] = [*parsed[arguments], argument]
+        elif index != end:
+            problems.append(f"{argument!r} is not a flag; write --name=value")
     try:
         converted = convert(parsed)
     except UserError as error:
@@ -167,7 +167,7 @@ class _IntegerListParser(flags.ArgumentParser):
     syntactic_help = "a comma-separated list of integers"
 
     def parse(self, argument: str) -> tuple[int, ...]:
-        return tuple(int(part) for part in argument.split(","))
+        return tuple(map(int, argument.split(",")))
 
     def flag_type(self) -> str:
         return "comma-separated list of integers"
@@ -194,30 +194,18 @@ class _LenientParser:
         return getattr(self.parser, name)
 
     def parse(self, argument: Any) -> Any:
-        name = f"--{self.flag.name}"
         try:
             value = self.parser.parse(argument)
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError
             return value
         except (TypeError, ValueError, OverflowError):
-            choices = getattr(self.parser, "enum_values", None)
-            kind = self.parser.syntactic_help  # "" of a boolean
-            wanted = _KINDS.get(kind, kind)
-            self.problems.append(
-                unknown_name(name, argument, choices)
-                if choices
-                else f"{name} must be {wanted} (got {argument!r})"
-            )
+            name, kind = f"--{self.flag.name}", self.parser.syntactic_help
+            problem = f"{name} must be {_KINDS.get(kind, kind)} (got {argument!r})"
+            if choices := getattr(self.parser, "enum_values", ()):
+                problem = unknown_name(name, argument, choices)
+            self.problems.append(problem)
             return self.flag.default
-
-
-def _split(rest: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separates arguments from unknown flags; behind `--` there are arguments only."""
-    end = list(rest).index("--") if "--" in rest else len(rest)
-    unknown = [each for each in rest[:end] if each.startswith("-") and each != "-"]
-    arguments = [each for each in rest[:end] if each not in unknown]
-    return arguments + list(rest[end + 1 :]), unknown
 
 
 def _unknown_flag(argument: str, known: Sequence[str]) -> str:

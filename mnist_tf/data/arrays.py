@@ -1,8 +1,7 @@
 """Reads npy, npz and IDX files without trusting their headers.
 
 The size that a header declares is checked against the file before memory is allocated
-for it, objects are never unpickled, and every error is a `UserError` with the file's
-name.
+for it, and objects are never unpickled.
 """
 
 import contextlib
@@ -25,8 +24,7 @@ from mnist_tf.errors import UserError
 
 MAX_BYTES = 2**30  # 1.3 million images of 28x28; more does not fit a laptop's memory
 
-# The highest compression ratio of deflate (https://zlib.net/zlib_tech.html).
-_MAX_DEFLATE_RATIO = 1032
+_MAX_DEFLATE_RATIO = 1032  # of compression (https://zlib.net/zlib_tech.html)
 
 
 def open_file(path: str | os.PathLike) -> io.BufferedReader:
@@ -48,9 +46,9 @@ def open_file(path: str | os.PathLike) -> io.BufferedReader:
 
 @contextlib.contextmanager
 def decoding(name: str, part: str = "") -> Iterator[None]:
-    """Reports what decoders raise on damaged input as a `UserError`: `name` is damaged.
+    """Reports what a decoder raises on damaged input as a `UserError`.
 
-    `part` precedes the reason, such as "npy header: ".
+    The message is "{name} is damaged: {part}{reason}".
     """
     try:
         yield
@@ -77,19 +75,17 @@ def read_npy(
       max_bytes: largest size of the array; `MAX_BYTES` by default.
 
     Raises:
-      UserError: the file is damaged, is not as long as its header declares, or holds
-        anything but numbers.
+      UserError: the file is damaged, has the wrong length, or does not hold numbers.
     """
     start = file.tell()
     with decoding(name, "npy header: "):
         version = np.lib.format.read_magic(file)
         if version == (1, 0):
-            header = np.lib.format.read_array_header_1_0(file)
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
         elif version == (2, 0):
-            header = np.lib.format.read_array_header_2_0(file)
+            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
         else:
             raise ValueError(f"unsupported version {version[0]}.{version[1]}")
-        shape, fortran_order, dtype = header
         if dtype.kind not in "buif" or min(shape, default=0) < 0:
             raise UserError(
                 f"{name} must hold an array of numbers (got {dtype} with shape {shape})"
@@ -139,8 +135,7 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
     big-endian 32-bit integers, and the values.
 
     Raises:
-      UserError: the file does not exist, is damaged, or is not as long as its header
-        declares.
+      UserError: the file does not exist, is damaged, or has the wrong length.
     """
     name = str(path)
     with open_file(path) as file, decoding(name):
@@ -153,9 +148,8 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
                 f"{name} must be an IDX file of unsigned bytes (starts with "
                 f"{head.hex() or 'nothing'})"
             )
-        sizes = stream.read(4 * head[3])
-        shape = struct.unpack(f">{head[3]}I", sizes)
-        declared, available = math.prod(shape), size - 4 - len(sizes)
+        shape = struct.unpack(f">{head[3]}I", stream.read(4 * head[3]))
+        declared, available = math.prod(shape), size - 4 * (1 + len(shape))
         _check_size(declared, None, name)
         data = _read_exactly(stream, declared, available, name, exact=not gzipped)
         return np.frombuffer(data, np.uint8).reshape(shape)
@@ -179,10 +173,9 @@ def _read_exactly(
     return data
 
 
-def _check_size(declared: int, limit: int | None, name: str) -> None:
+def _check_size(size: int, limit: int | None, name: str) -> None:
     limit = MAX_BYTES if limit is None else limit
-    if declared > limit:
+    if size > limit:
         raise UserError(
-            f"{name} must hold at most {limit:,} bytes (its header declares "
-            f"{declared:,})"
+            f"{name} must hold at most {limit:,} bytes (its header declares {size:,})"
         )

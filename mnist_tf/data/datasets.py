@@ -20,8 +20,6 @@ FASHION = (
     "Bag", "Ankle boot",
 )  # fmt: skip
 
-_SAMPLE_DIR = Path(__file__).parent / "sample"
-
 _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -38,8 +36,7 @@ class Dataset:
       warning: what the user should know about the choice of the data; "" if nothing.
 
     Raises:
-      UserError: a split is empty, or its images and labels have the wrong shape, dtype
-        or range.
+      UserError: a split is empty, or has the wrong shape, dtype or range of values.
     """
 
     name: str
@@ -60,9 +57,7 @@ class Dataset:
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
         """Training images, training labels, test images and test labels."""
-        return (
-            self.train_images, self.train_labels, self.test_images, self.test_labels
-        )  # fmt: skip
+        return self.train_images, self.train_labels, self.test_images, self.test_labels
 
     @property
     def sha256(self) -> str:
@@ -116,16 +111,14 @@ def fashion_mnist(data_dir: str) -> Dataset:
 
 
 def sample(data_dir: str) -> Dataset:
-    """The 5,000 MNIST training digits that ship with the project, 500 of each class.
-
-    The last 50 of each class are the test images.
-    """
+    """5,000 of MNIST's training digits: 450 of each class to train on, 50 to test."""
     if data_dir:
         raise UserError(
             f"--data_dir cannot be used with --dataset=sample (got {data_dir!r}); omit "
             "it, or use --dataset=custom"
         )
-    return Dataset("sample", "the project", DIGITS, *read_arrays(_SAMPLE_DIR))
+    found = read_arrays(Path(__file__).parent / "sample")
+    return Dataset("sample", "the project", DIGITS, *found)
 
 
 def custom(data_dir: str) -> Dataset:
@@ -162,10 +155,8 @@ def read_arrays(directory: str | os.PathLike) -> tuple[np.ndarray, ...]:
         raise UserError(f"--data_dir must be a directory (got {str(directory)!r})")
     directory = Path(directory)
     archive = directory / "mnist.npz"
-    paths = [
-        path if path.exists() else path.with_suffix("")
-        for path in (directory / f"{file}.gz" for file in downloads.IDX_FILES)
-    ]
+    paths = [directory / f"{file}.gz" for file in downloads.IDX_FILES]
+    paths = [path if path.exists() else path.with_suffix("") for path in paths]
     missing = [path.name for path in paths if not path.exists()]
     if missing and not archive.exists():
         raise UserError(
@@ -180,8 +171,7 @@ def read_arrays(directory: str | os.PathLike) -> tuple[np.ndarray, ...]:
             found = arrays.read_npz(file, str(archive))
     except UserError as error:
         raise UserError(f"{error}; download or save it again") from error
-    missing = [key for key in _NPZ_KEYS if key not in found]
-    if missing:
+    if missing := [key for key in _NPZ_KEYS if key not in found]:
         raise UserError(
             f"{archive} has no {', '.join(missing)}; it must hold "
             f"{', '.join(_NPZ_KEYS)}"
@@ -191,22 +181,20 @@ def read_arrays(directory: str | os.PathLike) -> tuple[np.ndarray, ...]:
 
 def _published(name: str, labels: tuple[str, ...], data_dir: str) -> Dataset:
     """A data set with known checksums, from a directory, the cache or the network."""
-    if data_dir:
-        directory = Path(data_dir)
-        if (directory / "train").is_dir():
-            raise UserError(
-                f"--dataset={name} cannot be read from image files (--data_dir="
-                f"{data_dir}); use --dataset=custom"
-            )
-    else:
+    directory = Path(data_dir)
+    if not data_dir:
         import pooch
 
-        directory = Path(pooch.os_cache("mnist_tf")) / name
+        directory = pooch.os_cache("mnist_tf") / name
         downloads.download(name, downloads.MIRRORS[name], directory)
+    elif (directory / "train").is_dir():
+        raise UserError(
+            f"--dataset={name} cannot be read from image files (--data_dir={data_dir})"
+            "; use --dataset=custom"
+        )
     found = read_arrays(directory)
-    for file, array, expected in zip(
-        downloads.IDX_FILES, found, downloads.ARRAY_SHA256[name], strict=True
-    ):
+    sums = downloads.ARRAY_SHA256[name]
+    for file, array, expected in zip(downloads.IDX_FILES, found, sums, strict=True):
         actual = _array_sha256(array)
         if actual != expected:
             raise UserError(
@@ -220,7 +208,7 @@ def _published(name: str, labels: tuple[str, ...], data_dir: str) -> Dataset:
 def _read_image_files(directory: Path) -> Dataset:
     """Reads <split>/<label>/*.png (or another format) with any names of labels."""
     train = directory / "train"
-    names = [path.name for path in train.iterdir() if path.is_dir()]
+    names = [path.name for path in train.glob("*/")]
     numeric = all(name.isdecimal() for name in names)
     labels = tuple(sorted(names, key=int if numeric else str))
     splits: list[np.ndarray] = []
@@ -228,12 +216,12 @@ def _read_image_files(directory: Path) -> Dataset:
         if not split.is_dir():
             raise UserError(f"{directory} has no directory {split.name}")
         stacks, indices = [], []
-        for path in sorted(path for path in split.iterdir() if path.is_dir()):
+        for path in sorted(split.glob("*/")):
             if path.name not in labels:
                 raise UserError(unknown_name(f"label in {split}", path.name, labels))
-            files = list(images.find_files([str(path)]))
-            stacks += [images.read(file) for file in files]
-            indices += [labels.index(path.name)] * len(files)
+            found = [images.read(file) for file in images.find_files([str(path)])]
+            stacks += found
+            indices += [labels.index(path.name)] * sum(len(each) for each in found)
         if not stacks:
             raise UserError(f"{split} has no <label>/*.png")
         splits += [np.concatenate(stacks), np.array(indices)]
@@ -245,25 +233,23 @@ def _read_image_files(directory: Path) -> Dataset:
 def _check(
     dataset: Dataset, split: str, pixels: np.ndarray, labels: np.ndarray
 ) -> None:
-    """Raises an error if a split is empty or anything but images and their labels."""
-    size, where = images.IMAGE_SIZE, f"in {dataset.origin}"
+    size, most = images.IMAGE_SIZE, len(dataset.labels) - 1
     if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size) or not len(pixels):
         raise UserError(
-            f"{split} images {where} must be uint8 [n, {size}, {size}], n at least 1 "
-            f"(got {pixels.dtype} {list(pixels.shape)})"
+            f"{split} images in {dataset.origin} must be uint8 [n, {size}, {size}], n "
+            f"at least 1 (got {pixels.dtype} {list(pixels.shape)})"
         )
+    name = f"{split} labels in {dataset.origin}"
     if labels.shape != (len(pixels),):
         raise UserError(
-            f"{split} labels {where} must be one per image (got shape "
-            f"{list(labels.shape)} for {len(pixels)} images)"
+            f"{name} must be one per image (got shape {list(labels.shape)} for "
+            f"{len(pixels)} images)"
         )
     if labels.dtype.kind not in "ui":
-        raise UserError(f"{split} labels {where} must be integers (got {labels.dtype})")
-    low, high, most = int(labels.min()), int(labels.max()), len(dataset.labels) - 1
+        raise UserError(f"{name} must be integers (got {labels.dtype})")
+    low, high = labels.min(), labels.max()
     if low < 0 or high > most:
-        raise UserError(
-            f"{split} labels {where} must be between 0 and {most} (got {low} to {high})"
-        )
+        raise UserError(f"{name} must be between 0 and {most} (got {low} to {high})")
 
 
 def _array_sha256(array: np.ndarray) -> str:

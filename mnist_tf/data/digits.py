@@ -1,10 +1,9 @@
 """Normalises the image of a digit as MNIST's were: uint8 [28, 28], light on dark.
 
-MNIST's digits were scaled to fit a box of 20x20 pixels, keeping their aspect ratio, and
-placed with their centre of mass at the centre of 28x28
-(http://yann.lecun.com/exdb/mnist/). They were black on white to begin with. Photographs
-are not, so that here the background is estimated and subtracted first, and the width of
-the strokes is brought into MNIST's range.
+MNIST's digits, black on white, were scaled to fit a box of 20x20 pixels, keeping their
+aspect ratio, and placed with their centre of mass at the centre of 28x28
+(http://yann.lecun.com/exdb/mnist/). For photographs, the background is estimated and
+subtracted first, and the width of the strokes is brought into MNIST's range.
 """
 
 import numpy as np
@@ -48,16 +47,10 @@ def normalise(grey: np.ndarray) -> np.ndarray:
 
 
 def _background(grey: np.ndarray) -> np.ndarray:
-    """Estimates the background of an image that may be lit unevenly.
+    """Estimates the background, float64 [H, W], of an image that may be lit unevenly.
 
     Fits a polynomial surface by iteratively reweighted least squares, with the weights
     of Geman and McClure, starting from the border, where there is seldom ink.
-
-    Args:
-      grey: uint8 [H, W].
-
-    Returns:
-      float64 [H, W].
     """
     small = _reduce(grey, _FIT_SIDE)
     terms = np.kron(*map(_powers, small.shape))  # y^i x^j, one row per pixel
@@ -89,14 +82,11 @@ def _reduce(values: np.ndarray, side: int) -> np.ndarray:
 def _segment(ink: np.ndarray) -> np.ndarray:
     """Separates the digit from specks, smudges and noise.
 
-    Args:
-      ink: float [H, W], grey levels above the background.
-
-    Returns:
-      uint8 [H, W], 255 for full ink; all 0 if there is none.
+    Takes grey levels above the background, float [H, W]. Returns uint8 [H, W], 255 for
+    full ink; all 0 if there is none.
     """
-    mask = Image.fromarray(_foreground(_reduce(ink, _SEGMENT_SIDE)))
-    mask = mask.filter(ImageFilter.MaxFilter(3))
+    small = _foreground(_reduce(ink, _SEGMENT_SIDE)).astype(np.uint8)
+    mask = Image.fromarray(small).filter(ImageFilter.MaxFilter(3))
     mask = mask.resize(ink.shape[::-1], Image.Resampling.NEAREST)
     digit = np.where(np.asarray(mask), np.maximum(ink, 0), 0)
     peak = digit.max()
@@ -107,14 +97,7 @@ def _segment(ink: np.ndarray) -> np.ndarray:
 
 
 def _foreground(ink: np.ndarray) -> np.ndarray:
-    """Finds the component with the most ink, and others of similar weight.
-
-    Args:
-      ink: float [H, W], grey levels above the background.
-
-    Returns:
-      uint8 [H, W], 255 or 0.
-    """
+    """Finds the component with most ink and others of similar weight: bool [H, W]."""
     # Standard deviation of normal noise, from the pixels that cannot be ink.
     noise = -1.4826 * np.median(ink[ink < 0]) if (ink < 0).any() else 0
     mask = ink > max(_MIN_CONTRAST / 2, 4 * noise)
@@ -122,23 +105,15 @@ def _foreground(ink: np.ndarray) -> np.ndarray:
     weights = np.bincount(components[mask], ink[mask], minlength=ink.size)
     main = mask & (components == weights.argmax())
     if not main.any() or max(map(np.ptp, np.nonzero(main))) < 2:  # a speck
-        return np.zeros(ink.shape, np.uint8)
+        return np.zeros_like(mask)
     # What is much fainter than the digit is a smudge or a shadow.
     mask &= ink > np.percentile(ink[main], 90) / 4
     weights = np.bincount(components[mask], ink[mask], minlength=ink.size)
-    kept = mask & (weights[components] > weights.max() / 8)
-    return np.where(kept, 255, 0).astype(np.uint8)
+    return mask & (weights[components] > weights.max() / 8)
 
 
 def _components(mask: np.ndarray) -> np.ndarray:
-    """Labels the connected components of a mask, bridging gaps of up to 4 pixels.
-
-    Args:
-      mask: bool [H, W].
-
-    Returns:
-      int [H, W], one number per component.
-    """
+    """Labels the components of a mask, bridging gaps of up to 4 pixels: int [H, W]."""
     dilated = Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(5))
     near = np.asarray(dilated) > 0
     # Pairs of neighbours, as indices into the flat mask.
@@ -159,58 +134,43 @@ def _components(mask: np.ndarray) -> np.ndarray:
 
 
 def _crop_and_scale(digit: np.ndarray, side: int) -> np.ndarray:
-    """Crops a digit to its bounding box and scales it, keeping its aspect ratio.
+    """Crops a digit to its bounding box and scales its longer side to `side` pixels.
 
-    Args:
-      digit: uint8 [H, W], not all 0.
-      side: pixels of the longer side of the result.
-
-    Returns:
-      uint8 [h, w] with a maximum of 255.
+    Returns uint8 [h, w] with a maximum of 255.
     """
-    solid = digit > digit.max() / 4
-    rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
-    crop = digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = side / max(crop.shape)
-    height, width = (max(1, round(length * scale)) for length in crop.shape)
-    image = Image.fromarray(crop).resize((width, height), Image.Resampling.LANCZOS)
-    scaled = np.asarray(image).astype(np.float64)
+    box = Image.fromarray(digit > digit.max() / 4).getbbox()
+    crop = Image.fromarray(digit).crop(box)
+    size = [max(1, round(length * (side / max(crop.size)))) for length in crop.size]
+    scaled = np.asarray(crop.resize(size, Image.Resampling.LANCZOS)).astype(np.float64)
     return np.rint(scaled * (255 / max(scaled.max(), 1))).astype(np.uint8)
 
 
 def _normalise_stroke_width(digit: np.ndarray) -> np.ndarray:
     """Thickens strokes that are far narrower than MNIST's, and thins far wider ones.
 
-    Args:
-      digit: uint8 [h, w] with a longer side of 160 pixels.
-
-    Returns:
-      uint8 [h + 40, w + 40], padded for thicker strokes.
+    The longer side of the digit is `_STROKE_SIDE`; 20 pixels are added at each edge.
     """
-    digit = np.pad(digit, 20)
-    solid = digit > 127
-    inner = np.asarray(Image.fromarray(digit).filter(ImageFilter.MinFilter(3))) > 127
+    image = Image.fromarray(np.pad(digit, 20))
+    solid = np.asarray(image) > 127
+    inner = np.asarray(image.filter(ImageFilter.MinFilter(3))) > 127
     # A stroke of width w and length l has an area of wl and a perimeter of 2l.
     width = 2 * solid.sum() / max((solid & ~inner).sum(), 1)
-    step: ImageFilter.Filter
     if width < _MIN_STROKE:
-        step = ImageFilter.MaxFilter(1 + 2 * round((_MIN_STROKE + _MARGIN - width) / 2))
+        size = 1 + 2 * round((_MIN_STROKE + _MARGIN - width) / 2)
+        image = image.filter(ImageFilter.MaxFilter(size))
     elif width > _MAX_STROKE:
-        step = ImageFilter.MinFilter(1 + 2 * round((width - _MAX_STROKE + _MARGIN) / 2))
-    else:
-        return digit
-    return np.asarray(Image.fromarray(digit).filter(step))
+        size = 1 + 2 * round((width - _MAX_STROKE + _MARGIN) / 2)
+        image = image.filter(ImageFilter.MinFilter(size))
+    return np.asarray(image)
 
 
 def _centre(digit: np.ndarray) -> np.ndarray:
     """Places a digit of at most 20x20 pixels with its centre of mass at (14, 14)."""
-    height, width = digit.shape
-    mass = digit.astype(np.float64)
-    centre_y = (mass.sum(axis=1) @ np.arange(height)) / mass.sum()
-    centre_x = (mass.sum(axis=0) @ np.arange(width)) / mass.sum()
-    # By whole pixels, as in MNIST, and never so far that the digit is cut off.
-    top = min(max(round(IMAGE_SIZE / 2 - centre_y), 0), IMAGE_SIZE - height)
-    left = min(max(round(IMAGE_SIZE / 2 - centre_x), 0), IMAGE_SIZE - width)
-    image = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-    image[top : top + height, left : left + width] = digit
-    return image
+    margins = []
+    for axis, length in enumerate(digit.shape):
+        centre = np.average(np.arange(length), weights=digit.sum(axis=1 - axis))
+        # By whole pixels, as in MNIST, and never so far that the digit is cut off.
+        space = IMAGE_SIZE - length
+        before = min(max(round(IMAGE_SIZE / 2 - centre), 0), space)
+        margins.append((before, space - before))
+    return np.pad(digit, margins)

@@ -1,7 +1,6 @@
 """Reads image files and arrays of images as uint8 [n, 28, 28], light on dark."""
 
 import io
-import math
 import os
 import sys
 import warnings
@@ -69,7 +68,7 @@ def read(name: str, preprocess: str = "auto") -> np.ndarray:
 
 
 def from_bytes(data: bytes, name: str, preprocess: str = "auto") -> np.ndarray:
-    """Reads the images in the content of a file; otherwise like `read`.
+    """Reads the images in the content of a file, with the result and errors of `read`.
 
     Args:
       data: content of the file.
@@ -101,10 +100,7 @@ def from_array(array: np.ndarray, name: str, preprocess: str = "auto") -> np.nda
 def from_image_file(file: IO[bytes], name: str, preprocess: str = "auto") -> np.ndarray:
     """Reads one PNG, JPEG or BMP image as uint8 [28, 28]; all 0 if it is blank.
 
-    Args:
-      file: positioned at its start.
-      name: subject of error messages.
-      preprocess: see `read`.
+    `name` and `preprocess` are those of `from_bytes`.
 
     Raises:
       UserError: the image is damaged, has another format, has more than 64 million
@@ -113,14 +109,16 @@ def from_image_file(file: IO[bytes], name: str, preprocess: str = "auto") -> np.
     _check_preprocess(preprocess)
     grey = _decode(file, name)
     fits = grey.shape == (IMAGE_SIZE, IMAGE_SIZE)
-    if preprocess == "none" and not fits:
+    if preprocess == "auto" and fits:
+        return _light_on_dark(grey)
+    if preprocess != "none":
+        return digits.normalise(grey)
+    if not fits:
         raise UserError(
             f"{name} must have {IMAGE_SIZE}x{IMAGE_SIZE} pixels with preprocess=none "
             f"(got {grey.shape[1]}x{grey.shape[0]})"
         )
-    if preprocess == "none":
-        return grey
-    return _light_on_dark(grey) if preprocess == "auto" and fits else digits.normalise(grey)
+    return grey
 
 
 def _check_preprocess(preprocess: str) -> None:
@@ -149,16 +147,15 @@ def _read(file: IO[bytes], size: int, name: str, preprocess: str) -> np.ndarray:
 
 def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
     """Checks shape and values of an array and scales it to uint8 [n, 28, 28]."""
-    pixels = array[..., 0] if array.ndim > 2 and array.shape[-1] == 1 else array
+    shape = list(array.shape)
+    pixels = array[..., 0] if array.ndim > 2 and shape[-1] == 1 else array
     if pixels.ndim > 3 or pixels.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
         raise UserError(
             f"{name} must have shape [{IMAGE_SIZE}, {IMAGE_SIZE}] or "
-            f"[n, {IMAGE_SIZE}, {IMAGE_SIZE}] (got {list(array.shape)})"
+            f"[n, {IMAGE_SIZE}, {IMAGE_SIZE}] (got {shape})"
         )
     if pixels.size == 0:
-        raise UserError(
-            f"{name} must hold at least one image (got shape {list(array.shape)})"
-        )
+        raise UserError(f"{name} must hold at least one image (got shape {shape})")
     pixels = pixels.reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
     low, high = pixels.min(), pixels.max()
     integers = pixels.dtype.kind in "bui"
@@ -179,36 +176,32 @@ def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _decode(file: IO[bytes], name: str) -> np.ndarray:
-    """Decodes an image file to greyscale, oriented as its EXIF data says.
-
-    Returns:
-      uint8 [H, W], reduced to at most 1024 pixels in both directions.
-    """
+    """Decodes an image file to uint8 [H, W], oriented as its EXIF data says."""
     too_large = f"{name} must have at most {_MAX_PIXELS:,} pixels"
     # Pillow warns of some large images by itself and refuses larger ones.
     with arrays.decoding(name), warnings.catch_warnings(action="ignore"):
         try:
             image = Image.open(file, formats=("PNG", "JPEG", "BMP"))
         except Image.UnidentifiedImageError as error:
-            known = "an npy, npz, PNG, JPEG or BMP file"
-            raise UserError(f"{name} must be {known}") from error
+            raise UserError(
+                f"{name} must be an npy, npz, PNG, JPEG or BMP file"
+            ) from error
         except Image.DecompressionBombError as error:
             raise UserError(too_large) from error
-        if math.prod(image.size) > _MAX_PIXELS:
+        if image.width * image.height > _MAX_PIXELS:
             raise UserError(f"{too_large} (got {image.width}x{image.height})")
         image.load()
         return _to_greyscale(ImageOps.exif_transpose(image))
 
 
 def _to_greyscale(image: Image.Image) -> np.ndarray:
-    """Converts an image to uint8 [H, W], on a background that contrasts with the ink.
+    """Converts an image to uint8 [H, W], reduced to at most 1024 pixels a side.
 
     Transparent pixels become black where the opaque ones are light, else white.
     """
     image.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.BOX)
     if image.mode.startswith("I"):  # 16 bits per pixel
-        wide = np.asarray(image).astype(np.int64)
-        return (np.clip(wide, 0, 65535) // 257).astype(np.uint8)
+        return (np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8)
     grey = np.asarray(image.convert("RGB").convert("L"))
     if not image.has_transparency_data:
         return grey

@@ -12,10 +12,8 @@ class Evaluation:
     Attributes:
       loss: mean cross-entropy in nats.
       accuracy: fraction of correct predictions.
-      precision: [C], fraction of the predictions of a class that are correct; 0 if
-        there are none.
-      recall: [C], fraction of the samples of a class that are predicted correctly; 0
-        if there are none.
+      precision: [C], correct fraction of the predictions of each class; 0 if none.
+      recall: [C], correct fraction of the samples of each class; 0 if none.
       confusion: int64 [C, C], number of samples by label (row) and prediction (column).
     """
 
@@ -50,19 +48,11 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray) -> Evaluation:
 
 
 def report(evaluation: Evaluation, names: tuple[str, ...]) -> str:
-    """Formats an evaluation as text: the metrics and the confusion matrix.
-
-    Args:
-      evaluation: metrics of C classes.
-      names: name of each class.
-    """
-    rows = [
-        name if name == str(index) else f"{index} {name}"
-        for index, name in enumerate(names)
-    ]
-    width = max(5, *(len(row) for row in rows))
+    """Formats the metrics and the confusion matrix of the named classes as text."""
+    rows = [name if name == str(i) else f"{i} {name}" for i, name in enumerate(names)]
+    width = max(5, *map(len, rows))
     cell = max(len(str(evaluation.confusion.max())), 3) + 1
-    columns = "".join(f"{index:>{cell}}" for index in range(len(names)))
+    columns = "".join(f"{i:>{cell}}" for i in range(len(names)))
     lines = [
         f"accuracy {evaluation.accuracy * 100:.2f} %",
         f"loss     {evaluation.loss:.4f}",

@@ -231,7 +231,7 @@ class EarlyStopping:
 
     Args:
       trainer: what to stop.
-      patience: epochs to wait for an improvement.
+      patience: epochs to wait for an improvement; 0 never stops.
     """
 
     def __init__(self, trainer: Trainer, patience: int) -> None:
@@ -246,7 +246,7 @@ class EarlyStopping:
     def check(self) -> None:
         """Stops if the history says so, as that of a resumed run may."""
         history = self.trainer.history
-        if history:
+        if history and self.patience:
             best = best_epoch(history)
             if history[-1]["epoch"] - best >= self.patience:
                 self.trainer.stop(

@@ -6,14 +6,17 @@ import shutil
 from pathlib import Path
 
 import keras
+import numpy as np
 import psutil
 import tensorflow as tf
 
 from mnist_tf.errors import UserError
+from mnist_tf.trainer import Trainer
 
 _CPUINFO = Path("/proc/cpuinfo")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 _LARGE_BATCH = 512  # images; activations of smaller batches always fit
+_CHECKPOINTS = 3  # on the disk at the same time
 
 
 def fastest_precision() -> str:
@@ -84,14 +87,7 @@ def divide_cores(shards: int) -> None:
 
 
 def check_room(
-    model: keras.Model,
-    optimizer: keras.optimizers.Optimizer,
-    *,
-    image_shape: tuple[int, ...],
-    image_bytes: int,
-    batch_size: int,
-    model_dir: str,
-    checkpoints: int,
+    trainer: Trainer, images: np.ndarray, batch_size: int, checkpoints: Path
 ) -> None:
     """Rejects a run that does not fit in memory or on the disk.
 
@@ -100,60 +96,32 @@ def check_room(
     activations and their gradients; on disk the checkpoints and the exported models.
 
     Args:
-      model: the network, built.
-      optimizer: its optimizer, built.
-      image_shape: (height, width) of an image in pixels.
-      image_bytes: size of all training images.
+      trainer: of the run.
+      images: all training images, [n, H, W].
       batch_size: images per step.
-      model_dir: where the run is written.
-      checkpoints: number of checkpoints on the disk at the same time.
+      checkpoints: directory of the checkpoints; need not exist yet.
 
     Raises:
       UserError: it does not fit; the message has the numbers.
     """
-    variables = [*model.variables, *optimizer.variables]
+    variables = [*trainer.model.variables, *trainer.optimizer.variables]
     state = sum(math.prod(variable.shape) * 4 for variable in variables)
-    memory = 2 * image_bytes + 2 * state
+    memory = 2 * images.nbytes + 2 * state
     # Tracing takes a third of a second.
     if batch_size > _LARGE_BATCH:
-        memory += 2 * batch_size * _activation_bytes(model, image_shape)
-    check_memory(memory, "the run (lower --batch_size or the size of the network)")
-    disk = checkpoints * state + 3 * model.count_params() * 4
-    check_disk(Path(model_dir), disk, "--model_dir: the run")
-
-
-def check_memory(needed: int, what: str) -> None:
-    """Rejects what does not fit in the available memory.
-
-    Args:
-      needed: bytes.
-      what: what needs them, and how to need less.
-
-    Raises:
-      UserError: fewer are available.
-    """
-    free = psutil.virtual_memory().available
-    if needed > free:
-        raise UserError(
-            f"{what} needs about {_gib(needed)} GiB of memory, but only {_gib(free)} "
-            "are available"
-        )
-
-
-def check_disk(folder: Path, needed: int, what: str) -> None:
-    """Rejects what does not fit on the disk of a folder, which need not exist yet.
-
-    Raises:
-      UserError: less space is free.
-    """
-    paths = (folder, *folder.absolute().parents)
+        memory += 2 * batch_size * _activation_bytes(trainer.model, images.shape[1:])
+    disk = _CHECKPOINTS * state + 3 * trainer.model.count_params() * 4
+    paths = (checkpoints, *checkpoints.absolute().parents)
     existing = next(path for path in paths if path.exists())
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise UserError(
-            f"{what} needs about {_gib(needed)} GiB of disk space, but only "
-            f"{_gib(free)} are available"
-        )
+    for needed, free, what in (
+        (memory, psutil.virtual_memory().available, "memory"),
+        (disk, shutil.disk_usage(existing).free, "disk space"),
+    ):
+        if needed > free:
+            raise UserError(
+                f"the run needs about {_gib(needed)} GiB of {what}, but only "
+                f"{_gib(free)} are available"
+            )
 
 
 def _activation_bytes(model: keras.Model, image_shape: tuple[int, ...]) -> int:

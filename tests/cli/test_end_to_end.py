@@ -308,14 +308,6 @@ class TestPredict:
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_evaluate_agrees_with_training(out, metrics):
-    for runtime in ("litert", "tensorflow"):
-        text = ok("evaluate", f"--model_dir={out}", f"--runtime={runtime}").stdout
-        assert "data     sample, test, 500 images" in text
-        assert f"accuracy {metrics['test']['accuracy'] * 100:.2f} %" in text
-        assert f"loss     {metrics['test']['loss']:.4f}" in text
-
-
 SMOKE = [
     "--flagfile=configs/smoke.cfg", "--augment=affine", "--dropout=0.2", "--shards=2"
 ]  # fmt: skip

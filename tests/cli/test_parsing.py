@@ -8,13 +8,13 @@ import pytest
 from absl import flags
 from hypothesis import given, settings
 
-from mnist_tf.cli import evaluate, parsing, predict, recipes, serve, train
+from mnist_tf.cli import parsing, predict, recipes, train
 from mnist_tf.config import SETTINGS, Config
+from tests.cli.help import check_help, shown
 from tests.conftest import refusal
 from tests.test_config import CONFIGS
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.cfg"))
-COMMON = {"debug", "help", "helpfull", "helpshort", "helpxml"}
 DEFAULTS = {
     "input": [],
     "format": "table",
@@ -302,37 +302,11 @@ def test_a_flag_file_without_permission_is_named(flagfile):
     assert "flags.cfg cannot be read (Permission denied)" in refusal(parse_config, file)
 
 
-def shown(capsys, main, *arguments):
-    """What a command prints before it exits with 0."""
-    with pytest.raises(SystemExit) as end:
-        main(["program", *arguments])
-    printed = capsys.readouterr()
-    assert (end.value.code or 0, printed.err) == (0, "")
-    return printed.out
-
-
-def listed(text):
-    """The flags that a help text lists."""
-    lines = [line.strip() for line in text.splitlines()]
-    names = [line.split(":")[0] for line in lines if line.startswith("--")]
-    assert len(set(names)) == len(names)
-    return {name.removeprefix("--").removeprefix("[no]") for name in names}
-
-
-MODEL_FLAGS = {"model_dir", "runtime"}
 VERBS = {
     train: set(SETTINGS),
-    evaluate: {*MODEL_FLAGS, "split", "dataset", "data_dir"},
     predict: {
-        *MODEL_FLAGS,
-        *("input", "preprocess", "format", "top_k", "reject_below", "show", "output"),
-    },
-    serve: {
-        *MODEL_FLAGS,
-        *("model_name", "host", "port", "token_file", "reject_below", "watch"),
-        *("log_format", "drain_seconds", "max_body_bytes", "max_instances"),
-        *("max_queue_size", "max_connections"),
-        *("header_timeout", "body_timeout", "response_timeout"),
+        *("model_dir", "runtime", "input", "preprocess", "format", "top_k"),
+        *("reject_below", "show", "output"),
     },
     recipes: set(),
 }
@@ -340,19 +314,7 @@ VERBS = {
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__.split(".")[-1])
 def test_each_kind_of_help_lists_the_flags_of_a_verb(verb, capsys):
-    about = verb.__doc__.strip()
-    for flag in ("--help", "--helpshort", "-help", "--help=true"):
-        text = shown(capsys, verb.main, flag)
-        assert text.startswith(about)
-        assert listed(text.removeprefix(about)) == VERBS[verb]
-    full = shown(capsys, verb.main, "--helpfull")
-    assert full.startswith(about)
-    assert listed(full.removeprefix(about)) == {
-        *VERBS[verb], *COMMON, "flagfile", "undefok"
-    }  # fmt: skip
-    xml = ElementTree.fromstring(shown(capsys, verb.main, "--helpxml"))
-    assert {name.text for name in xml.iterfind("flag/name")} == VERBS[verb] | COMMON
-    assert all(text.text for text in xml.iterfind("flag/meaning"))
+    check_help(capsys, verb, VERBS[verb])
 
 
 def test_help_groups_the_flags_and_shows_defaults_and_types(capsys):
@@ -396,6 +358,7 @@ def test_help_of_the_settings(capsys):
         about = text.partition(f"--{name}: ")[2].partition("  --")[0]
         assert f"(default: '{default}')" in about
     assert "--[no]resume: " in text
+    assert "--augment: <none|shift|affine>: " in text
 
 
 def test_xml_has_types_defaults_limits_and_choices(capsys):

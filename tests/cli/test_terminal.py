@@ -42,6 +42,17 @@ def test_each_label_has_a_bar(digit):
     assert chart[3] == "3 0.0000"
 
 
+def test_labels_of_different_lengths_are_aligned(digit):
+    top = (("cat", 0.75), ("mouse", 0.25))
+    lines = draw(digit, Prediction("cat", 0.75, top), ["cat", "mouse"])
+    assert lines[0][32:].startswith("  cat 0.7500 #")
+    assert lines[1][32:].startswith("mouse 0.2500 #")
+
+
+def test_the_last_row_of_an_odd_number_is_not_drawn():
+    assert len(draw(np.zeros((5, 7), np.uint8), BLANK)) == 2
+
+
 def test_a_blank_image_shows_the_reason_in_place_of_the_bars():
     first, *rest = draw(np.zeros((28, 28), np.uint8), BLANK)
     assert first.endswith("|  blank image")

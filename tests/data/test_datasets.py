@@ -202,39 +202,23 @@ def test_a_new_data_set_is_a_function_and_a_line(tmp_path, idx_folder, arrays):
 @pytest.mark.parametrize(
     ("others", "words"),
     [
-        (
-            {"y_train": np.arange(-1, 199) % 10 - 1},
-            "train labels in {} must be between 0 and 9 (got -1 to 8)",
-        ),
-        (
-            {"y_test": np.arange(50) % 11},
-            "test labels in {} must be between 0 and 9 (got 0 to 10)",
-        ),
-        (
-            {"y_train": np.full(200, 3.5)},
-            "train labels in {} must be integers (got float64)",
-        ),
+        ({"y_train": np.arange(-1, 199) % 10 - 1},
+         "train labels in {} must be between 0 and 9 (got -1 to 8)"),
+        ({"y_test": np.arange(50) % 11},
+         "test labels in {} must be between 0 and 9 (got 0 to 10)"),
+        ({"y_train": np.full(200, 3.5)},
+         "train labels in {} must be integers (got float64)"),
         ({"y_train": np.zeros(199, int)}, "(got shape [199] for 200 images)"),
-        (
-            {"y_train": np.zeros((200, 1), int)},
-            "train labels in {} must be one per image (got shape [200, 1]",
-        ),
-        (
-            {"y_train": None},
-            "{}/mnist.npz has no y_train; it must hold x_train, y_train,",
-        ),
-        (
-            {"x_test": np.zeros((50, 28, 28))},
-            "test images in {} must be uint8 [n, 28, 28], n at ",
-        ),
+        ({"y_train": np.zeros((200, 1), int)},
+         "train labels in {} must be one per image (got shape [200, 1]"),
+        ({"y_train": None}, "{}/mnist.npz has no y_train; it must hold x_train, "),
+        ({"x_test": np.zeros((50, 28, 28))},
+         "test images in {} must be uint8 [n, 28, 28], n at "),
         ({"x_test": np.zeros((50, 784), np.uint8)}, "(got uint8 [50, 784])"),
-        (
-            NO_IMAGES,
-            "n at least 1 (got uint8 [0, 28, 28])",
-        ),
+        (NO_IMAGES, "n at least 1 (got uint8 [0, 28, 28])"),
         ({"x_test": np.array(7, np.uint8)}, "(got uint8 [])"),
     ],
-)
+)  # fmt: skip
 def test_arrays_that_are_not_images_with_labels_are_refused(save_npz, others, words):
     directory = save_npz(**others)
     assert words.format(directory) in refusal(load, directory)
@@ -296,19 +280,15 @@ def test_labels_that_are_numbers_are_sorted_as_numbers(save_image_files):
     ("names", "words"),
     [
         (["train/a/x.png", "train/b/x.png"], "{} has no directory test"),
-        (
-            ["train/a/x.png", "test/b/x.png"],
-            "label in {}/test must be one of a (got 'b'",
-        ),
+        (["train/a/x.png", "test/b/x.png"],
+         "label in {}/test must be one of a (got 'b'"),
         (["train/x.png", "test/x.png"], "{}/train has no <label>/*.png"),
         (["train/a/x.png", "test/x.png"], "{}/test has no <label>/*.png"),
         (["train/a/x.gif", "test/a/x.png"], "{}/train/a has no .png"),
-        (
-            ["train/a/x.png", "test/a/x.png"],
-            "{}/train must have at least two labels (got 'a')",
-        ),
+        (["train/a/x.png", "test/a/x.png"],
+         "{}/train must have at least two labels (got 'a')"),
     ],
-)
+)  # fmt: skip
 def test_image_files_that_are_not_a_data_set_are_refused(
     save_image_files, names, words
 ):

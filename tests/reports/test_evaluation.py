@@ -8,16 +8,10 @@ import pytest
 from mnist_tf.reports.evaluation import evaluate, report
 
 # Predicts 0, 1, 0, 1, 1; the third class has no samples and no predictions.
-PROBABILITIES = np.array(
-    [
-        [0.75, 0.25, 0.0],
-        [0.25, 0.5, 0.25],
-        [0.5, 0.25, 0.25],
-        [0.25, 0.75, 0.0],
-        [0.0, 1.0, 0.0],
-    ],
-    np.float32,
-)
+PROBABILITIES = np.array([
+    [0.75, 0.25, 0.0], [0.25, 0.5, 0.25], [0.5, 0.25, 0.25], [0.25, 0.75, 0.0],
+    [0.0, 1.0, 0.0],
+], np.float32)  # fmt: skip
 LABELS = np.array([0, 0, 1, 1, 1])
 
 

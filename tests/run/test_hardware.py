@@ -7,11 +7,14 @@ import sys
 from types import SimpleNamespace
 
 import keras
+import numpy as np
 import pytest
 
 from mnist_tf.errors import UserError
 from mnist_tf.model import build
+from mnist_tf.nn import cross_entropy
 from mnist_tf.run import hardware
+from mnist_tf.trainer import Trainer
 
 
 @pytest.mark.parametrize(
@@ -88,21 +91,10 @@ def test_only_the_cores_that_the_process_may_use_are_divided():
     )
 
 
-@pytest.mark.fault
-def test_a_run_that_does_not_fit_is_refused_with_the_numbers(tmp_path):
-    hardware.check_memory(1, "the run")
-    hardware.check_disk(tmp_path / "new", 1, "the run")
-    words = r"the run needs about 1,073,741,824\.0 GiB of {}, but only [\d,.]+ are"
-    with pytest.raises(UserError, match=words.format("memory")):
-        hardware.check_memory(2**60, "the run")
-    with pytest.raises(UserError, match=words.format("disk space")):
-        hardware.check_disk(tmp_path / "new", 2**60, "the run")
-
-
 PARAMETERS = 4 * (784 * 10 + 10)  # bytes
 STATE = PARAMETERS + 4 * 2  # and the optimizer's: steps and learning rate
 PIXELS = 4 * 784  # bytes of an image as float32, the first activation
-IMAGES = 1000  # bytes
+IMAGES = 2 * 28 * 28  # bytes
 
 
 class TestRoom:
@@ -113,7 +105,8 @@ class TestRoom:
         settings = {"num_layers": 1}
         model = build("fc", settings, image_shape=(28, 28), num_classes=10)
         optimizer = keras.optimizers.SGD()
-        optimizer.build(model.trainable_variables)
+        trainer = Trainer(model=model, optimizer=optimizer, loss=cross_entropy)
+        images = np.zeros((2, 28, 28), np.uint8)
 
         def call(memory=2**40, disk=2**40, batch_size=512):
             free = {"available": memory, "free": disk}
@@ -123,17 +116,9 @@ class TestRoom:
             ):
                 monkeypatch.setattr(module, name, lambda *_: SimpleNamespace(**free))
             try:
-                hardware.check_room(
-                    model,
-                    optimizer,
-                    image_shape=(28, 28),
-                    image_bytes=IMAGES,
-                    batch_size=batch_size,
-                    model_dir=str(tmp_path / "new" / "out"),
-                    checkpoints=3,
-                )
+                hardware.check_room(trainer, images, batch_size, tmp_path / "new" / "c")
             except UserError as error:
-                words = "needs about .* GiB of (memory|disk space), but only"
+                words = r"needs about 0\.\d+ GiB of (\D+), but only 0\.\d+ are available"
                 return re.search(words, str(error))[1]
             return True
 

@@ -1,12 +1,8 @@
-"""Runs that are killed, interrupted, started twice or out of space, as processes.
-
-`make torture` does the first of these at length.
-"""
+"""Runs that are interrupted, started twice or out of space, as processes."""
 
 import contextlib
 import json
 import os
-import random
 import re
 import resource
 import shutil
@@ -24,41 +20,13 @@ from tests.conftest import contents
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ["--flagfile=configs/smoke.cfg", "--dropout=0.2", "--save_every=10"]
-STEPS_PER_EPOCH = 64  # 4,050 images in batches of 64, the last one not full
+STEPS_PER_EPOCH = 64  # 4,050 images in batches of 64
 TOO_STEEP = 3.0  # diverges; half of it learns
 STEEP = [
     "--dataset=sample", "--model=fc", "--num_layers=2", "--normalization=none",
     "--optimizer=sgd", "--momentum=0", "--weight_decay=0", "--schedule=constant",
     "--warmup=0", "--epochs=2",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def torture():
-    # A copy of the project may leave the benchmarks out.
-    return pytest.importorskip("benchmarks.torture")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(torture, tmp_path_factory):
-    run = torture.Run(tmp_path_factory.mktemp("uninterrupted"), epochs=8)
-    run.finish()
-    return run
-
-
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
-def test_an_interrupted_run_ends_with_the_same_bits(
-    torture, uninterrupted, tmp_path, name
-):
-    run, generator = torture.Run(tmp_path, uninterrupted.epochs), random.Random(7)
-    end = {"SIGKILL": torture.kill, "SIGTERM": torture.terminate}[name]
-    for moment in ("train", "start", "save", "end"):
-        end(run, moment, generator)
-    run.finish()
-    torture.compare(run, uninterrupted)
-    for name in ("model.weights.h5", "model.tflite"):
-        expected = (uninterrupted.out / name).read_bytes()
-        assert (run.out / name).read_bytes() == expected
 
 
 @pytest.fixture
@@ -291,6 +259,14 @@ def test_a_reader_that_closes_the_pipe_does_not_end_the_run(tmp_path, command):
     line = " ".join(command("--epochs=1")) + " 2>&1 | head -1"
     subprocess.run(["bash", "-c", line], cwd=ROOT, check=True, capture_output=True)
     assert (tmp_path / "out" / "config.json").exists()
+
+
+def test_the_same_command_writes_the_same_bytes(tmp_path, call, finished):
+    code, text = call()
+    assert code == 0, text
+    for name in ("model.weights.h5", "model.tflite"):
+        expected = (finished / "out" / name).read_bytes()
+        assert (tmp_path / "out" / name).read_bytes() == expected
 
 
 def test_a_checkpoint_holds_all_that_a_run_resumes_from(tmp_path, call):

@@ -1,0 +1,32 @@
+"""The command `serve`: its flags and its errors."""
+
+import pytest
+
+from mnist_tf.cli import serve
+from tests.cli.help import check_help
+
+
+def test_help_lists_its_flags(capsys):
+    names = {
+        *("model_dir", "runtime", "model_name", "host", "port", "token_file"),
+        *("reject_below", "watch", "log_format", "drain_seconds", "max_body_bytes"),
+        *("max_instances", "max_queue_size", "max_connections"),
+        *("header_timeout", "body_timeout", "response_timeout"),
+    }
+    check_help(capsys, serve, names)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--port=65536"], "--port must be an integer in the range [0, 65535] (got"),
+        (["--header_timeout=-1"], "--header_timeout must be a non-negative number"),
+        (["--model_name=a/b"], "--model_name must be a word without / and : (got"),
+        (["--token_file=none"], "--token_file none cannot be read (No such file or"),
+        (["--token_file=/dev/null"], "/dev/null is empty; write a token to it"),
+        (["--model_dir=", "--port=x"], "--model_dir must be a path (got ''); --p"),
+    ],
+)
+def test_a_wrong_flag_is_an_error(refused, arguments, words):
+    assert words in refused(serve, *arguments)
