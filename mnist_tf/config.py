@@ -68,8 +68,7 @@ class Config:
         "auto", "Data set to train on: auto, mnist, fashion_mnist, sample or custom. "
         "auto looks for MNIST in --data_dir, in the user's cache and on the network, "
         "and falls back, with a warning, to the 5,000 digits that ship with the "
-        "project. custom reads whatever --data_dir holds, without comparing checksums.",
-        DATA)
+        "project. custom reads any data in --data_dir.", DATA)
     data_dir: str = setting(
         "", "Directory with the data: the four IDX files (gzipped or not), Keras's "
         "mnist.npz, or image files as train/<label>/*.png and test/<label>/*.png.",
@@ -86,8 +85,7 @@ class Config:
     augment_rotation: float = setting(
         10.0, "Largest rotation in degrees.", DATA, limits=between(0, 45))
     augment_zoom: float = setting(
-        0.1, "Largest relative change of size: 0.1 zooms between 90 % and 110 %.",
-        DATA, limits=between(0, 0.5))
+        0.1, "Largest relative change of size.", DATA, limits=between(0, 0.5))
     augment_shear: float = setting(
         5.0, "Largest shear in degrees.", DATA, limits=between(0, 45))
 
@@ -97,14 +95,13 @@ class Config:
     filters: tuple[int, ...] = setting(
         (16, 32, 64), "cnn: number of filters in each stage.", MODEL, limits=FILTERS)
     convs_per_stage: int = setting(
-        1, "cnn: convolutions in each stage after the first. More are slower and more "
-        "accurate.", MODEL, limits=between(1, 100))
+        1, "cnn: convolutions in each stage after the first.",
+        MODEL, limits=between(1, 100))
     num_layers: int = setting(
-        3, "fc: number of dense layers, the output layer included. rnn: number of "
-        "stacked LSTMs.", MODEL, limits=between(1, 100))
+        3, "fc: dense layers, the output layer included. rnn: stacked LSTMs.",
+        MODEL, limits=between(1, 100))
     units: int = setting(
-        64, "rnn: units of each LSTM in each direction.", MODEL,
-        limits=between(1, 4096))
+        64, "rnn: units per LSTM and direction.", MODEL, limits=between(1, 4096))
     normalization: str = setting(
         "batch", "fc: normalisation of the hidden layers, batch or none.",
         MODEL, choices=("batch", "none"))
@@ -121,15 +118,12 @@ class Config:
         "nine times the cost of a prediction. 0 turns it off.",
         MODEL, limits=between(0, 3))
 
-    batch_size: int = setting(
-        128, "Training images per step.", TRAINING, limits=AT_LEAST_1)
+    batch_size: int = setting(128, "Images per step.", TRAINING, limits=AT_LEAST_1)
     shards: int = setting(
         1, "Split each batch into this many equal shards that run in parallel, each on "
         "its share of the cores. Faster where operations are small. Batch "
         "normalisation sees one shard at a time.", TRAINING, limits=between(1, 64))
-    epochs: int = setting(
-        4, "Number of epochs. Validation runs at the end of each.",
-        TRAINING, limits=AT_LEAST_1)
+    epochs: int = setting(4, "Number of epochs.", TRAINING, limits=AT_LEAST_1)
     min_steps_per_epoch: int = setting(
         0, "Repeat small data sets until an epoch has this many steps. 0 goes through "
         "the data once.", TRAINING, limits=AT_LEAST_0)

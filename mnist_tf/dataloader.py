@@ -92,13 +92,7 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """Returns every sample once and in order; the last batch may be smaller.
 
-    Args:
-      images: uint8 [n, H, W].
-      labels: integers [n].
-      batch_size: images per batch.
-
-    Returns:
-      A dataset of (images uint8 [B, H, W, 1], labels int64 [B]).
+    Arrays and batches have the shapes and dtypes of `training_batches`.
     """
     arrays = (images[..., np.newaxis], labels.astype(np.int64))
     return tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size).prefetch(2)

@@ -74,11 +74,11 @@ def run(
     config = prepare(config)
     flags = {"resume": config.resume, "overwrite": config.overwrite}
     directory.check(config.model_dir, config.log_dir, **flags)
-    experiment = Experiment(config, strategy, trainer_class=trainer_class)
+    experiment = Experiment(config, strategy, trainer_class, extra_callbacks)
     with directory.locked(config.model_dir):
         # Again, as the previous owner of the lock left them.
         directory.check(config.model_dir, config.log_dir, **flags)
-        return experiment.run(extra_callbacks)
+        return experiment.run()
 
 
 def prepare(config: Config) -> Config:
@@ -94,10 +94,7 @@ def prepare(config: Config) -> Config:
 class Experiment:
     """The parts of a run.
 
-    Args:
-      config: all settings, `prepare`d.
-      strategy: the distribution strategy; the current one by default.
-      trainer_class: makes the trainer.
+    Args: those of `run`, with a config from `prepare`.
 
     Attributes:
       dataset: the data set.
@@ -114,11 +111,13 @@ class Experiment:
         config: Config,
         strategy: tf.distribute.Strategy | None = None,
         trainer_class: Callable[..., Trainer] = Trainer,
+        extra_callbacks: Sequence[Callback] = (),
     ) -> None:
         clock = time.perf_counter()
         self.config = config
         self.strategy = strategy or tf.distribute.get_strategy()
         self.trainer_class = trainer_class
+        self.extra_callbacks = extra_callbacks
         self.dataset = data.load(config.dataset, config.data_dir)
         if self.dataset.warning:
             warn(self.dataset.warning)
@@ -129,7 +128,7 @@ class Experiment:
         self.steps = config.epochs * self.steps_per_epoch
         self.seconds = {"data": time.perf_counter() - clock}
 
-    def run(self, extra_callbacks: Sequence[Callback] = ()) -> Result:
+    def run(self) -> Result:
         """Trains, evaluates and writes the model directory."""
         config = self.config
         model_dir = Path(config.model_dir)
@@ -139,7 +138,7 @@ class Experiment:
         if not manager.log_name:
             manager.log_name = directory.new_log_name(config.log_dir, config.model)
         log_dir = Path(config.log_dir) / manager.log_name
-        trainer, description = self._train(manager, log_dir, extra_callbacks)
+        trainer, description = self._train(manager, log_dir)
         trainer.finish()
         finished = self.build_model("float32", config.test_shift)
         finished.set_weights(trainer.model.get_weights())
@@ -204,12 +203,10 @@ class Experiment:
             "none": None,
             "shift": nn.Augmentation(config.augment_shift, whole_pixels=True),
             "affine": nn.Augmentation(
-                config.augment_shift,
-                config.augment_rotation,
-                config.augment_zoom,
+                config.augment_shift, config.augment_rotation, config.augment_zoom,
                 config.augment_shear,
             ),
-        }[config.augment]
+        }[config.augment]  # fmt: skip
 
         def pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
             return dataloader.training_batches(
@@ -236,10 +233,7 @@ class Experiment:
         return self.strategy.experimental_distribute_dataset(batches)
 
     def _train(
-        self,
-        manager: checkpoints.CheckpointManager,
-        log_dir: Path,
-        extra_callbacks: Sequence[Callback],
+        self, manager: checkpoints.CheckpointManager, log_dir: Path
     ) -> tuple[Trainer, dict[str, Any]]:
         """Trains to the end; returns the trainer and the content of config.json."""
         config, images = self.config, self.dataset.train_images
@@ -253,7 +247,7 @@ class Experiment:
             manager.restore(trainer, description)
             save = functools.partial(manager.save, trainer, description)
             try:
-                self._fit(trainer, save, log_dir, extra_callbacks)
+                self._fit(trainer, save, log_dir)
                 return trainer, description
             except NotFiniteError as error:
                 if config.on_nonfinite == "stop" or manager.rollbacks == _MAX_ROLLBACKS:
@@ -266,17 +260,11 @@ class Experiment:
                     f"{_MAX_ROLLBACKS} rollbacks)"
                 )
 
-    def _fit(
-        self,
-        trainer: Trainer,
-        save: Callable[[], None],
-        log_dir: Path,
-        extra_callbacks: Sequence[Callback],
-    ) -> None:
+    def _fit(self, trainer: Trainer, save: Callable[[], None], log_dir: Path) -> None:
         """Trains to the end, or until a signal or early stopping ends the run."""
         config = self.config
         if trainer.step >= self.steps:
-            _log("the run is complete; raise --epochs to train on")
+            print("the run is complete; raise --epochs to train on", file=sys.stderr)
         progress = callbacks.ProgressBar(done=trainer.step)
         tensorboard = callbacks.TensorBoardLogger(
             log_dir, config.to_dict(), trainer.step
@@ -301,7 +289,7 @@ class Experiment:
                     steps_per_epoch=self.steps_per_epoch,
                     validation=self.evaluation_batches("validation"),
                     callbacks=[
-                        progress, tensorboard, *extra_callbacks, early_stopping,
+                        progress, tensorboard, *self.extra_callbacks, early_stopping,
                         checkpointer,
                     ],
                 )  # fmt: skip
@@ -310,13 +298,10 @@ class Experiment:
             tensorboard.close()
             if signals.signum:
                 save()
-                raise Interrupted(
-                    signals.signum,
-                    f"saved at step {trainer.step} of {self.steps}; continue with "
-                    "--resume",
-                )
+                where = f"saved at step {trainer.step} of {self.steps}"
+                raise Interrupted(signals.signum, f"{where}; continue with --resume")
         if trainer.stopped:
-            _log(f"stopped early: {trainer.stopped}")
+            print(f"stopped early: {trainer.stopped}", file=sys.stderr)
 
     def _evaluate(self, trainer: Trainer, finished: keras.Model) -> dict[str, Any]:
         """The content of metrics.json but its times, of the model that is exported."""
@@ -397,7 +382,3 @@ def _split(config: Config, dataset: data.Dataset, replicas: int) -> dict[str, Ar
         "validation": (images[validation], labels[validation]),
         "test": (dataset.test_images, dataset.test_labels),
     }
-
-
-def _log(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

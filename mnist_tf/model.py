@@ -6,15 +6,15 @@ forget to. A new network is one class here and one line in `MODELS`; the argumen
 its constructor are the settings of the same name.
 """
 
-import contextlib
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import layers
 
 from mnist_tf.errors import UserError, unknown_name
 from mnist_tf.nn.layers import BatchNormalization
@@ -23,11 +23,8 @@ from mnist_tf.nn.layers import BatchNormalization
 class FullyConnected(keras.Model):
     """Dense layers whose sizes shrink linearly from the pixels to the classes.
 
-    Args:
-      num_classes: number of logits.
-      num_layers: number of dense layers, the output layer included; at least 1.
-      normalization: "batch" for batch normalisation before each activation, or "none".
-      dropout: dropout rate after each hidden layer.
+    With `normalization="batch"`, batch normalisation precedes each activation; dropout
+    follows it. `num_layers` includes the output layer.
     """
 
     def __init__(
@@ -47,18 +44,17 @@ class FullyConnected(keras.Model):
         """Creates the layers once the number of pixels is known."""
         pixels = math.prod(side or 0 for side in input_shape[1:])
         sizes = np.linspace(pixels, self.num_classes, self.num_layers + 1)
-        self.hidden: list[keras.layers.Layer] = []
+        self.hidden: list[layers.Layer] = []
         for size in sizes[1:-1].round().astype(int).tolist():
-            if self.normalization == "batch":
-                # The offset of the normalisation replaces the bias.
-                self.hidden.append(keras.layers.Dense(size, use_bias=False))
+            normalised = self.normalization == "batch"
+            # The offset of the normalisation replaces the bias.
+            self.hidden.append(layers.Dense(size, use_bias=not normalised))
+            if normalised:
                 self.hidden.append(BatchNormalization())
-            else:
-                self.hidden.append(keras.layers.Dense(size))
-            self.hidden.append(keras.layers.LeakyReLU(0.1))
+            self.hidden.append(layers.LeakyReLU(0.1))
             if self.dropout:
-                self.hidden.append(keras.layers.Dropout(self.dropout))
-        self.logits = keras.layers.Dense(self.num_classes)
+                self.hidden.append(layers.Dropout(self.dropout))
+        self.logits = layers.Dense(self.num_classes)
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns logits [B, num_classes] for images [B, H, W, 1] of 0..255."""
@@ -75,13 +71,8 @@ class ConvNet(keras.Model):
     A stage is a convolution, 2x2 max pooling, batch normalisation and ReLU, followed by
     `convs_per_stage - 1` convolutions without pooling. Pooling comes first because it
     cuts the cost of what follows to a quarter. The first kernel is 5x5 without padding,
-    which turns 28x28 into 24x24; the others are 3x3.
-
-    Args:
-      num_classes: number of logits.
-      filters: number of filters in each stage.
-      convs_per_stage: convolutions in every stage but the first, which has one.
-      dropout: dropout rate before the output layer.
+    which turns 28x28 into 24x24; the others are 3x3. The first stage always has one
+    convolution. Dropout precedes the output layer. `filters` has a number per stage.
     """
 
     def __init__(
@@ -92,23 +83,19 @@ class ConvNet(keras.Model):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.features: list[keras.layers.Layer] = []
+        self.features: list[layers.Layer] = []
         for stage, channels in enumerate(filters):
             kernel, padding = (3, "same") if stage else (5, "valid")
             for index in range(convs_per_stage if stage else 1):
-                self.features.append(
-                    keras.layers.Conv2D(
-                        channels, kernel, padding=padding, use_bias=False
-                    )
-                )
+                conv = layers.Conv2D(channels, kernel, padding=padding, use_bias=False)
+                self.features.append(conv)
                 if index == 0:
-                    self.features.append(keras.layers.MaxPooling2D(2))
-                self.features.append(BatchNormalization())
-                self.features.append(keras.layers.ReLU())
-        self.features.append(keras.layers.Flatten())
+                    self.features.append(layers.MaxPooling2D(2))
+                self.features.extend([BatchNormalization(), layers.ReLU()])
+        self.features.append(layers.Flatten())
         if dropout:
-            self.features.append(keras.layers.Dropout(dropout))
-        self.logits = keras.layers.Dense(num_classes)
+            self.features.append(layers.Dropout(dropout))
+        self.logits = layers.Dense(num_classes)
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns logits [B, num_classes] for images [B, H, W, 1] of 0..255."""
@@ -121,11 +108,7 @@ class ConvNet(keras.Model):
 class Recurrent(keras.Model):
     """Stacked bidirectional LSTMs that read the image row by row.
 
-    Args:
-      num_classes: number of logits.
-      num_layers: number of bidirectional layers.
-      units: units of each LSTM in each direction.
-      dropout: dropout rate after each layer.
+    Each has `units` units in each direction and is followed by dropout.
     """
 
     def __init__(
@@ -136,19 +119,16 @@ class Recurrent(keras.Model):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.features: list[keras.layers.Layer] = []
+        self.features: list[layers.Layer] = []
         for index in range(num_layers):
-            lstm = keras.layers.LSTM(
-                units,
-                return_sequences=index < num_layers - 1,
-                # The rows are few and their number is fixed: unrolled, a step is twice
-                # as fast as a loop, and the LiteRT export needs no TensorFlow kernels.
-                unroll=True,
-            )
-            self.features.append(keras.layers.Bidirectional(lstm))
+            # The rows are few and their number is fixed: unrolled, a step is twice as
+            # fast as a loop, and the LiteRT export needs no TensorFlow kernels.
+            inner = index < num_layers - 1
+            lstm = layers.LSTM(units, return_sequences=inner, unroll=True)
+            self.features.append(layers.Bidirectional(lstm))
             if dropout:
-                self.features.append(keras.layers.Dropout(dropout))
-        self.logits = keras.layers.Dense(num_classes)
+                self.features.append(layers.Dropout(dropout))
+        self.logits = layers.Dense(num_classes)
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns logits [B, num_classes] for images [B, H, W, 1] of 0..255."""
@@ -164,10 +144,6 @@ class ShiftAveraged(keras.Model):
     The copies are the image itself and eight that are shifted by `pixels` along rows,
     columns or both, padded with 0. Method: averaging over several views of the test
     image, Krizhevsky et al., 2012, doi:10.1145/3065386, section 4.1.
-
-    Args:
-      network: maps images [B, H, W, 1] to logits [B, C].
-      pixels: size of the shifts, at least 1.
     """
 
     def __init__(self, network: keras.Model, pixels: int) -> None:
@@ -179,8 +155,7 @@ class ShiftAveraged(keras.Model):
         """Returns the logarithms [B, C] of the mean probabilities."""
         height, width = images.shape[1:3]
         margin = [self.pixels, self.pixels]
-        # LiteRT cannot pad bytes.
-        pixels = tf.cast(images, tf.float32)
+        pixels = tf.cast(images, tf.float32)  # LiteRT cannot pad bytes
         padded = tf.pad(pixels, [[0, 0], margin, margin, [0, 0]])
         shifts = (0, self.pixels, 2 * self.pixels)
         views = [
@@ -213,16 +188,11 @@ def build(
     precision: str = "float32",
     test_shift: int = 0,
 ) -> keras.Model:
-    """Builds the network called `name`, with its variables.
+    """Builds the network called `name`, a key of `MODELS`, with its variables.
 
-    Args:
-      name: a key of `MODELS`.
-      settings: settings by name; the network's constructor gets its arguments from them
-        and the others are ignored.
-      image_shape: (height, width) of an image in pixels.
-      num_classes: number of logits.
-      precision: "float32", or "bfloat16" for mixed precision with float32 weights.
-      test_shift: wraps the network in `ShiftAveraged` if it is above 0.
+    Its constructor gets its arguments from `settings`, of which the others are ignored.
+    `image_shape` is (height, width) in pixels. "bfloat16" is mixed precision with
+    float32 weights. A `test_shift` above 0 wraps the network in `ShiftAveraged`.
 
     Raises:
       UserError: there is no such network or precision.
@@ -233,22 +203,15 @@ def build(
         raise UserError(unknown_name("--precision", precision, PRECISIONS))
     arguments = inspect.signature(MODELS[name]).parameters
     given = {key: value for key, value in settings.items() if key in arguments}
-    with _dtype_policy(PRECISIONS[precision]):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(PRECISIONS[precision])
+    try:
         model = MODELS[name](num_classes=num_classes, **given)
         if test_shift:
             model = ShiftAveraged(model, test_shift)
         # A subclassed model gets its variables when it is called.
         model(tf.zeros([1, *image_shape, 1], tf.uint8))
-    return model
-
-
-@contextlib.contextmanager
-def _dtype_policy(name: str) -> Iterator[None]:
-    """Makes the layers that are created within the block compute at this precision."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
+        return model
     finally:
         keras.config.set_dtype_policy(before)
 

@@ -73,19 +73,12 @@ class Predictor:
             )
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Returns the probability of each class for each image.
+        """Returns the probabilities, float32 [n, C], of images, uint8 [n, H, W].
 
-        Args:
-          images: uint8 [n, H, W], at least one.
-
-        Returns:
-          float32 [n, C]; each row adds up to 1.
+        There must be at least one image. Each row adds up to 1.
         """
-        parts = [
-            self._probabilities(images[start : start + _BATCH])
-            for start in range(0, len(images), _BATCH)
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        batches = np.split(images, range(_BATCH, len(images), _BATCH))
+        return np.concatenate([self._probabilities(batch) for batch in batches])
 
     def predict(
         self, images: np.ndarray, top_k: int = 1, reject_below: float = 0.0
@@ -129,18 +122,14 @@ def _load(model: artifact.Artifact, runtime: str) -> Loaded:
     if runtime == "auto":
         installed = importlib.util.find_spec("ai_edge_litert")
         runtime = "litert" if installed else "tensorflow"
+    load = _tensorflow if runtime == "tensorflow" else _litert
     try:
-        return _tensorflow(model) if runtime == "tensorflow" else _litert(model)
+        return load(model, np.zeros((1, *model.image_shape), np.uint8))
     except ModuleNotFoundError as error:
         raise UserError(f"--runtime={runtime} is not installed ({error})") from error
 
 
-def _blank(model: artifact.Artifact) -> np.ndarray:
-    """The image that a model is tried on when it is loaded."""
-    return np.zeros((1, *model.image_shape), np.uint8)
-
-
-def _litert(model: artifact.Artifact) -> Loaded:
+def _litert(model: artifact.Artifact, trial: np.ndarray) -> Loaded:
     from ai_edge_litert.interpreter import Interpreter
 
     content = model.tflite()
@@ -152,30 +141,26 @@ def _litert(model: artifact.Artifact) -> Loaded:
 
     def probabilities(images: np.ndarray) -> np.ndarray:
         # For a few images, waking other threads takes longer than they save.
-        few = len(images) <= _FEW
-        serve = runner(1 if few else os.cpu_count() or 1)
-        return serve(images=images)["probabilities"]
+        threads = 1 if len(images) <= _FEW else os.cpu_count() or 1
+        return runner(threads)(images=images)["probabilities"]
 
     try:
-        classes = probabilities(_blank(model)).shape[-1]
+        return probabilities, probabilities(trial).shape[-1]
     except (ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"{model.path} cannot be loaded by LiteRT ({error})") from error
-    return probabilities, classes
 
 
-def _tensorflow(model: artifact.Artifact) -> Loaded:
+def _tensorflow(model: artifact.Artifact, trial: np.ndarray) -> Loaded:
     import tensorflow as tf
 
     folder = model.saved_model()
-    try:
-        loaded = tf.saved_model.load(str(folder))
-        serve = loaded.signatures["serve"]
-        classes = serve(images=tf.constant(_blank(model)))["probabilities"].shape[-1]
-    except (OSError, ValueError, TypeError, KeyError, tf.errors.OpError) as error:
-        raise UserError(f"{folder} cannot be loaded by TensorFlow ({error})") from error
 
     def probabilities(images: np.ndarray) -> np.ndarray:
+        serve = loaded.signatures["serve"]  # which alone does not keep `loaded` alive
         return serve(images=tf.constant(images))["probabilities"].numpy()
 
-    probabilities.model = loaded  # type: ignore[attr-defined]  # else it is collected
-    return probabilities, classes
+    try:
+        loaded = tf.saved_model.load(str(folder))
+        return probabilities, probabilities(trial).shape[-1]
+    except (OSError, ValueError, TypeError, KeyError, tf.errors.OpError) as error:
+        raise UserError(f"{folder} cannot be loaded by TensorFlow ({error})") from error

@@ -195,16 +195,11 @@ class Trainer:
             self.running = False
 
     def stop(self, reason: str) -> None:
-        """Ends the loop soon; `stopped` keeps the reason.
-
-        That is after at most a quarter of a second, or one step if that takes longer.
-        """
+        """Ends the loop within a quarter of a second, or one step if that is longer."""
         self.stopped = reason
 
     def train_step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """Trains on one batch; override it for another algorithm.
-
-        It runs in a graph, on each replica.
+        """Trains on one batch, in a graph; override it for another algorithm.
 
         Args:
           images: the replica's part of the batch, [B, H, W, C].
@@ -246,10 +241,10 @@ class Trainer:
     def evaluate(
         self, batches: Iterable, model: keras.Model | None = None
     ) -> dict[str, float]:
-        """Returns loss and metrics, exact over every sample of the batches.
+        """Returns loss and metrics, exact over every sample.
 
         Args:
-          batches: (images, labels) pairs.
+          batches: (images, labels) batches.
           model: evaluated in place of the trainer's own.
 
         Raises:

@@ -35,10 +35,8 @@ def main(argv: Sequence[str]) -> None:
             f"--dataset {dataset.name} has the labels {', '.join(dataset.labels)}, but "
             f"the model was trained on {', '.join(predictor.labels)}"
         )
-    images, labels = {
-        "train": (dataset.train_images, dataset.train_labels),
-        "test": (dataset.test_images, dataset.test_labels),
-    }[values["split"]]
+    splits = {"train": dataset.arrays[:2], "test": dataset.arrays[2:]}
+    images, labels = splits[values["split"]]
     found = evaluation.evaluate(predictor.probabilities(images), labels)
     print(f"data     {dataset.name}, {values['split']}, {len(labels):,} images")
     print(evaluation.report(found, predictor.labels))

@@ -10,12 +10,6 @@ from mnist_tf.nn.metrics import METRICS
 from mnist_tf.nn.optimizers import OPTIMIZERS, WarmupSchedule, build_optimizer
 
 __all__ = [
-    "METRICS",
-    "OPTIMIZERS",
-    "Augmentation",
-    "BatchNormalization",
-    "WarmupSchedule",
-    "augment",
-    "build_optimizer",
-    "cross_entropy",
-]
+    "METRICS", "OPTIMIZERS", "Augmentation", "BatchNormalization", "WarmupSchedule",
+    "augment", "build_optimizer", "cross_entropy",
+]  # fmt: skip

@@ -40,23 +40,14 @@ def augment(
       The same shape and dtype.
     """
     batch = tf.shape(images)[0]
-    limits = tf.constant(
-        [
-            np.radians(augmentation.rotation),
-            np.radians(augmentation.shear),
-            augmentation.zoom,
-            augmentation.zoom,
-            augmentation.shift,
-            augmentation.shift,
-        ],
-        tf.float32,
-    )
+    zoom, shift = augmentation.zoom, augmentation.shift
+    angles = np.radians([augmentation.rotation, augmentation.shear])
+    limits = tf.constant([*angles, zoom, zoom, shift, shift], tf.float32)
     draws = limits * tf.random.stateless_uniform([batch, 6], seed, -1.0, 1.0)
     rotation, shear, zoom_x, zoom_y, shift_x, shift_y = tf.unstack(draws, axis=1)
     if augmentation.whole_pixels:
         # Every whole number of pixels, the outermost too, is equally likely.
-        largest = math.floor(augmentation.shift)
-        reach = (largest + 0.5) / max(augmentation.shift, 1e-6)
+        reach = (math.floor(shift) + 0.5) / max(shift, 1e-6)
         shift_x, shift_y = tf.round(shift_x * reach), tf.round(shift_y * reach)
     # The kernel wants, for each output pixel, the input pixel that it comes from.
     a = tf.cos(rotation) / (1.0 + zoom_x)

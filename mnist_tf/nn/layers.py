@@ -14,11 +14,8 @@ class BatchNormalization(keras.layers.Layer):
     2015, arXiv:1502.03167.
 
     Takes float [B, C] or [B, H, W, C] and returns the same shape and dtype. Statistics,
-    scale and offset are float32 at any precision.
-
-    Args:
-      momentum: momentum of the moving averages, in [0, 1).
-      epsilon: added to the variance to avoid division by 0.
+    scale and offset are float32 at any precision. `momentum` (of the moving averages)
+    and `epsilon` mean what they do in Keras.
     """
 
     def __init__(
@@ -31,17 +28,13 @@ class BatchNormalization(keras.layers.Layer):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates scale, offset and moving averages, each [C]."""
         shape = (input_shape[-1],)
-        settings = {"shape": shape, "dtype": "float32", "autocast": False}
-        self.gamma = self.add_weight(initializer="ones", name="gamma", **settings)
-        self.beta = self.add_weight(initializer="zeros", name="beta", **settings)
+        options = {"shape": shape, "dtype": "float32", "autocast": False}
+        self.gamma = self.add_weight(initializer="ones", name="gamma", **options)
+        self.beta = self.add_weight(initializer="zeros", name="beta", **options)
         # Each replica updates its own averages; reading them gives the mean.
-        settings |= {"synchronization": "on_read", "aggregation": "mean"}
-        self.moving_mean = keras.Variable(
-            "zeros", trainable=False, name="moving_mean", **settings
-        )
-        self.moving_variance = keras.Variable(
-            "ones", trainable=False, name="moving_variance", **settings
-        )
+        options.update(trainable=False, synchronization="on_read", aggregation="mean")
+        self.moving_mean = keras.Variable("zeros", name="moving_mean", **options)
+        self.moving_variance = keras.Variable("ones", name="moving_variance", **options)
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Normalises by the batch in training, else by the moving averages."""

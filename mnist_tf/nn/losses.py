@@ -18,10 +18,6 @@ def cross_entropy(
       float32 [B].
     """
     classes = logits.shape[-1]
-    targets = tf.one_hot(
-        labels,
-        classes,
-        on_value=1.0 - label_smoothing * (classes - 1) / classes,
-        off_value=label_smoothing / classes,
-    )
+    on_value = 1.0 - label_smoothing * (classes - 1) / classes
+    targets = tf.one_hot(labels, classes, on_value, label_smoothing / classes)
     return tf.nn.softmax_cross_entropy_with_logits(targets, tf.cast(logits, tf.float32))

@@ -24,12 +24,7 @@ METRICS: dict[str, Metric] = {"accuracy": accuracy}
 
 
 class SampleMean(keras.metrics.Metric):
-    """The mean over all samples seen, summed in float64.
-
-    Args:
-      name: name of the metric.
-      function: maps labels and logits to a value for each sample.
-    """
+    """The mean of a function's values over all samples seen, summed in float64."""
 
     def __init__(self, name: str, function: MetricFunction) -> None:
         super().__init__(name=name)
@@ -49,11 +44,7 @@ class SampleMean(keras.metrics.Metric):
 
 
 class MetricSet:
-    """The loss and the other metrics of a run.
-
-    Args:
-      metrics: functions, Keras metrics or classes of them, by name.
-    """
+    """The loss and the other metrics of a run, by name."""
 
     def __init__(self, metrics: Mapping[str, Metric]) -> None:
         self._loss = SampleMean("loss", lambda labels, losses: losses)

@@ -46,12 +46,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""
-        return {
-            "peak": self.peak,
-            "steps": self.steps,
-            "warmup": self.warmup,
-            "decay": self.decay,
-        }
+        return dict(vars(self))
 
 
 class FusedAdam(keras.optimizers.Adam):
@@ -92,23 +87,21 @@ def build_optimizer(
     global_clipnorm: float = 0.0,
     ema_decay: float = 0.0,
 ) -> keras.optimizers.Optimizer:
-    """Returns the Keras optimizer called `name`.
+    """Returns the Keras optimizer called `name`, one of `OPTIMIZERS`.
 
-    Args:
-      name: one of `OPTIMIZERS`; "sgd" uses Nesterov momentum.
-      learning_rate: a number or a schedule.
-      momentum: momentum of SGD; Adam's beta_1.
-      beta_2: Adam's beta_2.
-      weight_decay: decoupled decay of kernels (AdamW, arXiv:1711.05101; not "adam").
-      global_clipnorm: largest global norm of the gradients; 0 does not clip.
-      ema_decay: decay of an exponential moving average of the weights; 0 keeps none.
+    "sgd" uses Nesterov momentum; for Adam, `momentum` is beta_1. `weight_decay` is
+    decoupled, of kernels only (AdamW, arXiv:1711.05101) and ignored by "adam".
+    `ema_decay` is that of an average of the weights. 0 turns weight decay, clipping or
+    averaging off.
+
+    Raises:
+      UserError: there is no such optimizer.
     """
     if name not in OPTIMIZERS:
         raise UserError(unknown_name("--optimizer", name, OPTIMIZERS))
-    decays = name != "adam" and weight_decay > 0
     common = {
         "learning_rate": learning_rate,
-        "weight_decay": weight_decay if decays else None,
+        "weight_decay": None if name == "adam" else weight_decay or None,
         "global_clipnorm": global_clipnorm or None,
         "use_ema": ema_decay > 0,
         "ema_momentum": ema_decay or 0.99,

@@ -22,10 +22,8 @@ _VALIDATION = "validation_"
 class ProgressBar:
     """Shows a progress bar on a terminal; elsewhere prints a line now and then.
 
-    Args:
-      done: steps done before this process took over.
-      stream: where to write; standard error by default.
-      seconds: least time between two lines within an epoch.
+    Two lines within an epoch are at least `seconds` apart; `stream` is standard error
+    by default. `done` is the number of steps done before this process took over.
     """
 
     def __init__(
@@ -45,7 +43,8 @@ class ProgressBar:
                 self._update(progress)
             elif progress.epoch_done or time.monotonic() - self.shown >= self.seconds:
                 self.shown = time.monotonic()
-                seconds = int(self._seconds_left(progress))
+                pace = (self.shown - self.started) / max(progress.step - self.done, 1)
+                seconds = int(pace * (progress.steps - progress.step))
                 left = f"left {seconds // 60}:{seconds % 60:02d}"
                 print(f"{describe(progress)}  {left}", file=self.stream, flush=True)
 
@@ -57,6 +56,7 @@ class ProgressBar:
                 unit="step",
                 file=self.stream,
                 dynamic_ncols=True,
+                leave=False,
                 bar_format="{percentage:3.0f}%|{bar:20}| {desc}  left {remaining}",
             )
         self.bar.n = progress.step
@@ -69,14 +69,7 @@ class ProgressBar:
     def close(self) -> None:
         """Clears the bar, so that the next output starts on a line of its own."""
         if self.bar is not None:
-            self.bar.leave = False
             self.bar.close()
-            self.bar = None
-
-    def _seconds_left(self, progress: Progress) -> float:
-        elapsed = time.monotonic() - self.started
-        made = max(progress.step - self.done, 1)
-        return elapsed * (progress.steps - progress.step) / made
 
 
 def describe(progress: Progress) -> str:
@@ -103,9 +96,8 @@ def describe(progress: Progress) -> str:
 
 def format_metric(name: str, value: float) -> str:
     """Returns a metric as text: accuracy in per cent, others with four decimals."""
-    return (
-        f"{name} {value * 100:.2f} %" if name == "accuracy" else f"{name} {value:.4f}"
-    )
+    text = f"{value * 100:.2f} %" if name == "accuracy" else f"{value:.4f}"
+    return f"{name} {text}"
 
 
 def _by_split(metrics: Mapping[str, float]) -> tuple[dict, dict]:
@@ -142,7 +134,6 @@ class TensorBoardLogger:
                 table = "\n".join(["| setting | value |", "|---|---|", *rows])
                 with self._writer("train").as_default(step=0):
                     tf.summary.text("settings", table)
-                self._writer("train").flush()
 
     def __call__(self, progress: Progress) -> None:
         """Logs a point for each metric."""
@@ -150,10 +141,10 @@ class TensorBoardLogger:
         with self._reporting_errors():
             for split, metrics in splits:
                 if metrics:
+                    # Flushes at the end of the block.
                     with self._writer(split).as_default(step=progress.step):
                         for name, value in metrics.items():
                             tf.summary.scalar(name, value)
-                    self._writer(split).flush()
 
     def close(self) -> None:
         """Closes the files."""
@@ -193,13 +184,10 @@ def _truncate(events: Path, step: int) -> None:
 
 
 class Checkpointer:
-    """Saves a checkpoint at the end of each epoch and at intervals.
+    """Calls `save` at the end of each epoch and at intervals.
 
-    Args:
-      save: saves it.
-      every: interval in steps, rounded up to the next call; 0 for none.
-      every_seconds: interval in seconds; 0 for none.
-      done: steps done before this process took over.
+    These are in steps, rounded up to the next call, and in seconds; 0 for none. `done`
+    is the number of steps done before this process took over.
     """
 
     def __init__(
@@ -229,9 +217,7 @@ class Checkpointer:
 class EarlyStopping:
     """Stops training when the validation accuracy no longer improves.
 
-    Args:
-      trainer: what to stop.
-      patience: epochs to wait for an improvement; 0 never stops.
+    It waits `patience` epochs for an improvement; 0 never stops.
     """
 
     def __init__(self, trainer: Trainer, patience: int) -> None:
@@ -249,6 +235,5 @@ class EarlyStopping:
         if history and self.patience:
             best = best_epoch(history)
             if history[-1]["epoch"] - best >= self.patience:
-                self.trainer.stop(
-                    f"no improvement over epoch {best} for {self.patience} epochs"
-                )
+                reason = f"no improvement over epoch {best} for {self.patience} epochs"
+                self.trainer.stop(reason)

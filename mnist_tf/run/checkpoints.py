@@ -27,11 +27,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class CheckpointManager:
-    """The checkpoints of a run: the files, and the latest one in memory.
-
-    Args:
-      folder: holds the files.
-      resume: whether to read the latest checkpoint.
+    """The checkpoints of a run: the files in `folder`, and the latest one in memory.
 
     Attributes:
       latest: arrays and record of the latest checkpoint; None if there is none.
@@ -39,7 +35,7 @@ class CheckpointManager:
       rollbacks: how often the run was rolled back.
 
     Raises:
-      UserError: there is no checkpoint to resume from, or none that can be read.
+      UserError: `resume` is set and there is no checkpoint that can be read.
     """
 
     def __init__(self, folder: Path, resume: bool) -> None:
@@ -70,11 +66,9 @@ class CheckpointManager:
     def save(self, trainer: Trainer, description: Mapping[str, Any]) -> None:
         """Saves the state of a trainer, with the description of its run."""
         arrays, record = trainer.state()
-        record |= {
-            "description": description,
-            "log_name": self.log_name,
-            "rollbacks": self.rollbacks,
-        }
+        record.update(
+            description=description, log_name=self.log_name, rollbacks=self.rollbacks
+        )
         save(self.folder, trainer.step, arrays, record, self._stale)
         self._stale = []
         self.latest = arrays, record
@@ -87,24 +81,16 @@ def save(
     record: Mapping[str, Any],
     replaces: Iterable[Path] = (),
 ) -> None:
-    """Writes a checkpoint and then removes the oldest.
+    """Writes a checkpoint and then removes the oldest, and those that it replaces.
 
-    Args:
-      folder: created if it does not exist.
-      step: steps done so far; part of the file name.
-      arrays: the variables of the trainer.
-      record: anything else to save, as JSON types.
-      replaces: checkpoints of another run, to remove once this one is complete.
+    The folder is created if it does not exist; the record holds JSON types.
 
     Raises:
       UserError: it cannot be written; the others are unchanged.
     """
-    text = json.dumps({"version": VERSION, **record}, allow_nan=False)
+    text = json.dumps({"version": VERSION, **record}, allow_nan=False).encode()
+    members: dict[str, Any] = {**arrays, "record": np.frombuffer(text, np.uint8)}
     buffer = io.BytesIO()
-    members: dict[str, Any] = {
-        **arrays,
-        "record": np.frombuffer(text.encode(), np.uint8),
-    }
     np.savez(buffer, **members)
     path = folder / f"step-{step:09d}.npz"
     partial = path.with_suffix(".tmp")
@@ -116,13 +102,11 @@ def save(
             partial.write_bytes(buffer.getvalue())
             artifact.sync(partial)
             os.rename(partial, path)
-        except BaseException:
+        finally:
             partial.unlink(missing_ok=True)
-            raise
         artifact.sync(folder)
-        for other in replaces:
-            if other != path:
-                other.unlink(missing_ok=True)
+        for other in {*replaces} - {path}:
+            other.unlink(missing_ok=True)
         for old in find(folder)[KEEP:]:
             old.unlink()
     except OSError as error:

@@ -86,10 +86,9 @@ def new_log_name(log_dir: str, model: str) -> str:
     """Creates a new directory in `log_dir`; returns its name, of time and model."""
     first = f"{time.strftime('%Y%m%d-%H%M%S')}-{model}"
     name, others = first, 1
-    Path(log_dir).mkdir(parents=True, exist_ok=True)
     while True:
         try:
-            (Path(log_dir) / name).mkdir()
+            (Path(log_dir) / name).mkdir(parents=True)
             return name
         except FileExistsError:
             others += 1

@@ -1,7 +1,9 @@
 """What this computer can do, how much of it TensorFlow may use, and what fits."""
 
+import contextlib
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from mnist_tf.errors import UserError
 from mnist_tf.trainer import Trainer
 
 _CPUINFO = Path("/proc/cpuinfo")
-_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+_BFLOAT16_FLAG = re.compile(r"^flags.*\b(avx512_bf16|amx_bf16)\b", re.MULTILINE)
 _LARGE_BATCH = 512  # images; activations of smaller batches always fit
 _CHECKPOINTS = 3  # on the disk at the same time
 
@@ -28,41 +30,31 @@ def fastest_precision() -> str:
     if tf.config.list_physical_devices("GPU"):
         return "float32"
     try:
-        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "float32"
-    flags = {
-        word for line in lines if line.startswith("flags") for word in line.split()
-    }
-    return "bfloat16" if flags & _BFLOAT16_FLAGS else "float32"
+    return "bfloat16" if _BFLOAT16_FLAG.search(text) else "float32"
 
 
 def set_threads(intra_op: int, inter_op: int) -> None:
-    """Sets the sizes of TensorFlow's thread pools.
-
-    Args:
-      intra_op: threads within one operation; 0 lets TensorFlow decide.
-      inter_op: operations that run in parallel; 0 lets TensorFlow decide.
+    """Sets the sizes of TensorFlow's thread pools; 0 lets TensorFlow decide.
 
     Raises:
       UserError: TensorFlow is already running with other sizes.
     """
     threading = tf.config.threading
-    current = (
-        threading.get_intra_op_parallelism_threads(),
-        threading.get_inter_op_parallelism_threads(),
-    )
-    wanted = (intra_op or current[0], inter_op or current[1])
-    if wanted == current:
-        return
     try:
-        threading.set_intra_op_parallelism_threads(wanted[0])
-        threading.set_inter_op_parallelism_threads(wanted[1])
+        if intra_op:
+            threading.set_intra_op_parallelism_threads(intra_op)
+        if inter_op:
+            threading.set_inter_op_parallelism_threads(inter_op)
     except RuntimeError as error:
+        intra_now = threading.get_intra_op_parallelism_threads()
+        inter_now = threading.get_inter_op_parallelism_threads()
         raise UserError(
             f"--intra_op_threads={intra_op} and --inter_op_threads={inter_op} cannot "
-            f"be set, because TensorFlow is already running with {current[0]} and "
-            f"{current[1]}; start a new process"
+            f"be set, because TensorFlow is already running with {intra_now} and "
+            f"{inter_now}; start a new process"
         ) from error
 
 
@@ -72,18 +64,15 @@ def divide_cores(shards: int) -> None:
     An operation, in evaluation too, then has as many threads as a shard has cores.
     Thread pools whose size is set already keep it. Once TensorFlow is running nothing
     changes, and shards are no faster than the whole batch.
-
-    Args:
-      shards: number of shards that run in parallel.
     """
+    has_affinity = hasattr(os, "sched_getaffinity")  # not on every system
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     threading = tf.config.threading
-    try:
-        if not threading.get_intra_op_parallelism_threads():
-            threading.set_intra_op_parallelism_threads(max(1, _cores() // shards))
-        if not threading.get_inter_op_parallelism_threads():
-            threading.set_inter_op_parallelism_threads(shards)
-    except RuntimeError:
-        return  # TensorFlow is running
+    with contextlib.suppress(UserError):  # TensorFlow is running
+        set_threads(
+            threading.get_intra_op_parallelism_threads() or max(1, cores // shards),
+            threading.get_inter_op_parallelism_threads() or shards,
+        )
 
 
 def check_room(
@@ -94,12 +83,7 @@ def check_room(
     Both are lower bounds: in memory the images, twice more than they are loaded, two
     copies of the weights and the optimizer's variables and, for large batches, the
     activations and their gradients; on disk the checkpoints and the exported models.
-
-    Args:
-      trainer: of the run.
-      images: all training images, [n, H, W].
-      batch_size: images per step.
-      checkpoints: directory of the checkpoints; need not exist yet.
+    `images`, [n, H, W], are all training images; `checkpoints` need not exist yet.
 
     Raises:
       UserError: it does not fit; the message has the numbers.
@@ -126,32 +110,15 @@ def check_room(
 
 def _activation_bytes(model: keras.Model, image_shape: tuple[int, ...]) -> int:
     """The size of all tensors that the network computes from one image in training."""
-
-    @tf.function(autograph=False)
-    def forward(images: tf.Tensor) -> tf.Tensor:
-        return model(images, training=True)
-
+    forward = tf.function(lambda images: model(images, training=True), autograph=False)
     image = tf.TensorSpec([None, *image_shape, 1], tf.uint8)
-    tensors = [
-        tensor
-        for operation in forward.get_concrete_function(image).graph.get_operations()
-        for tensor in operation.outputs
-    ]
     return sum(
         tensor.shape[1:].num_elements() * tensor.dtype.size
-        for tensor in tensors
-        if tensor.shape.rank
-        and tensor.shape[0] is None
-        and tensor.shape[1:].is_fully_defined()
+        for operation in forward.get_concrete_function(image).graph.get_operations()
+        for tensor in operation.outputs
+        if tensor.shape[:1] == [None] and tensor.shape[1:].is_fully_defined()
     )
 
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:,.3f}" if size < 2**30 else f"{size / 2**30:,.1f}"
-
-
-def _cores() -> int:
-    """The number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on every system
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -31,11 +31,7 @@ def describe(
 ) -> dict[str, Any]:
     """Returns what config.json says of a run: settings, data, model, versions, commit.
 
-    Args:
-      settings: all settings, as JSON types.
-      dataset: the data set as loaded.
-      splits: (images, labels) by the name of the split.
-      model: the network.
+    Settings are JSON types; `splits` maps names to (images, labels).
     """
     packages = ("tensorflow", "keras", "numpy", "ai-edge-litert")
     return {
@@ -62,14 +58,10 @@ def describe(
 
 
 def check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuses to resume with settings or data that would give other weights.
-
-    Args:
-      saved: what `describe` returned when the run was started.
-      now: what it returns for the run that is to resume it.
+    """Compares what `describe` returned for a run and for the one that resumes it.
 
     Raises:
-      UserError: names each setting that differs.
+      UserError: settings or data differ that decide the weights; names each.
     """
     # A setting that is newer than the checkpoint had its default.
     was, is_now = Config.from_dict(saved["config"]).to_dict(), now["config"]
@@ -93,19 +85,13 @@ def summary(
     metrics: Mapping[str, Any],
     folders: tuple[Path, Path],
 ) -> str:
-    """Returns the summary of a run, for the terminal.
-
-    Args:
-      description: the content of config.json.
-      metrics: the content of metrics.json.
-      folders: of the model and of the TensorBoard logs.
-    """
-    data, model = description["dataset"], description["model"]
-    images = data["images"]
-    counts = ", ".join(f"{count:,} {name}" for name, count in images.items() if count)
+    """Summarises config.json, metrics.json and the folders of model and logs."""
+    data, name = description["dataset"], description["model"]["name"]
+    images = data["images"].items()
+    counts = ", ".join(f"{count:,} {split}" for split, count in images if count)
     lines = [
         f"data        {metrics['dataset']} ({data['origin']}): {counts}",
-        f"model       {model['name']}, {metrics['parameters']:,} parameters",
+        f"model       {name}, {metrics['parameters']:,} parameters",
         f"training    {metrics['epochs']} epochs, {metrics['steps']:,} steps, "
         f"{metrics['images_per_second']:,.0f} images/s",
     ]
@@ -125,25 +111,21 @@ def summary(
 
 def _version(package: str) -> str | None:
     """Returns the version of a package; None where it is not installed."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    return next((found.version for found in metadata.distributions(name=package)), None)
 
 
 def _git_commit() -> str | None:
     """Returns the commit of this code, `-dirty` if changed; None outside a checkout."""
     here = Path(__file__)
-    git = ["git", "-C", str(here.parent)]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        output = subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True)
+        return output.strip()
+
     try:
         # In a checkout of this project, not of one that merely contains it.
-        for arguments in (
-            ["ls-files", "--error-unmatch", here.name],
-            ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-        ):
-            found = subprocess.run(
-                [*git, *arguments], capture_output=True, text=True, check=True
-            )
+        git("ls-files", "--error-unmatch", here.name)
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip()

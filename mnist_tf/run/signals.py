@@ -8,9 +8,7 @@ from types import FrameType
 
 
 class GracefulStop:
-    """A context in which SIGINT and SIGTERM request a stop.
-
-    A second signal exits at once.
+    """A context in which SIGINT and SIGTERM request a stop; a second exits at once.
 
     Args:
       stop: called with the signal's name, from the signal handler; returns whether it
