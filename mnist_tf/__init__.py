@@ -23,6 +23,5 @@ __all__ = ["load_model"]
 __version__ = "0.1.0"
 
 # oneDNN's kernels. TensorFlow itself uses them only with AVX-512; with AVX2 alone they
-# train the default network 2.5 times as fast (docs/speed.md). It reads this variable on
-# import.
+# train the default network 2.5 times as fast. It reads this variable on import.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

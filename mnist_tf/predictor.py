@@ -77,6 +77,8 @@ class Predictor:
 
         There must be at least one image. Each row adds up to 1.
         """
+        if len(images) <= _BATCH:
+            return self._probabilities(images)
         batches = np.split(images, range(_BATCH, len(images), _BATCH))
         return np.concatenate([self._probabilities(batch) for batch in batches])
 

@@ -36,7 +36,7 @@ class Part:
       paths: its files, and its directories with a slash at the end.
       targets: its targets in the Makefile.
       keys: its keys in setup.cfg.
-      needed_by: the parts that do not work without it.
+      needed_by: the parts that do not work without it and are left out with it.
     """
 
     paths: tuple[str, ...]
@@ -169,7 +169,8 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("name", "", "Name of the package, such as flowers.", **mine)
     flags.DEFINE_string("dir", "", "Directory to make, such as ../flowers.", **mine)
     flags.DEFINE_string(
-        "without", "", f"Parts to leave out, of {', '.join(PARTS)}.", **mine)
+        "without", "", f"Parts to leave out, of {', '.join(PARTS)}. The benchmarks are "
+        "left out with any other part, because they measure all of them.", **mine)
 # fmt: on
 
 
@@ -184,16 +185,12 @@ def _checked(values: parsing.Values) -> tuple[str, Path, Part]:
             for each in without
             if each not in PARTS
         ),
-        *(
-            f"--without must name {user} too, which needs {part}"
-            for part in PARTS
-            for user in PARTS[part].needed_by
-            if part in without and user not in without
-        ),
     ]
     if any(problems):
         raise UserError("; ".join(filter(None, problems)))
-    parts = [OURS, *(PARTS[name] for name in without)]
+    named = dict.fromkeys(without)
+    named |= dict.fromkeys(user for name in without for user in PARTS[name].needed_by)
+    parts = [OURS, *(PARTS[name] for name in named)]
     left_out = Part(
         paths=tuple(path for part in parts for path in part.paths),
         targets=tuple(target for part in parts for target in part.targets),

@@ -1,5 +1,6 @@
 """The model directory: whole or absent, and its parts belong together."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -126,7 +127,8 @@ def test_a_crash_at_any_rename_leaves_one_whole_model(out, monkeypatch, renames)
             write(out, {"run": 2})
     found = artifact.read(out)
     found.saved_model()
-    found.weights()
+    checksum = hashlib.sha256(found.weights().read_bytes()).hexdigest()
+    assert checksum == found.description["files"][WEIGHTS]
     assert (found.tflite() == before) == (renames == 0)
 
     write(out, {"run": 3})

@@ -55,6 +55,7 @@ def functional():
 
 def make_trainer(
     network="fc",
+    optimizer="adamw",
     learning_rate=0.01,
     ema_decay=0.0,
     shape=None,
@@ -69,9 +70,13 @@ def make_trainer(
         shape = {**SHAPES[network], **(shape or {})}
         model = build(network, shape, image_shape=(28, 28), num_classes=10)
     schedule = WarmupSchedule(learning_rate, 4 * STEPS, 0.25, "linear")
-    optimizer = build_optimizer("adamw", schedule, ema_decay=ema_decay)
-    settings = {"loss": cross_entropy, **settings}
-    return trainer_class(model=model, optimizer=optimizer, **settings)
+    settings = {
+        "model": model,
+        "optimizer": build_optimizer(optimizer, schedule, ema_decay=ema_decay),
+        "loss": cross_entropy,
+        **settings,
+    }
+    return trainer_class(**settings)
 
 
 def fit(trainer, epochs=2, augmentation=None, **settings):

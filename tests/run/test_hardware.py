@@ -118,7 +118,7 @@ class TestRoom:
             try:
                 hardware.check_room(trainer, images, batch_size, tmp_path / "new" / "c")
             except UserError as error:
-                words = r"needs about 0\.\d+ GiB of (\D+), but only 0\.\d+ are available"
+                words = r"needs about 0\.\d+ GiB of (\D+), but only 0\.\d+ are"
                 return re.search(words, str(error))[1]
             return True
 

@@ -74,6 +74,30 @@ def test_a_restored_run_ends_with_the_same_bits(network, trainer_class, stop_at)
         assert one == other
     assert restored.state() == worst.state()
     assert restored.calls == 2 * STEPS
+    for phase, seconds in record["seconds"].items():
+        assert second.seconds[phase] > seconds
+
+
+def test_a_run_that_is_stopped_during_validation_validates_on_resume():
+    whole = fit(make_trainer(), validation=validation())
+    first, second = make_trainer(), make_trainer()
+
+    def interrupted():
+        for batch in validation():
+            yield batch
+            first.stop("here")
+
+    fit(first, validation=interrupted())
+    assert (first.step, first.history) == (STEPS, [])
+    assert first.metrics.samples() == STEPS * 16
+    second.restore(*first.state())
+    pace = first.state()[1]["pace"]
+    fit(second, validation=validation())
+    assert second.history[0].items() >= pace.items()
+    assert_same_weights(whole, second)
+    for one, other in zip(whole.history, second.history, strict=True):
+        del one["images_per_second"], other["images_per_second"]
+        assert one == other
 
 
 def test_the_best_weights_so_far_are_restored():
