@@ -276,7 +276,7 @@ def _evaluate(model_dir: Path, data_dir: str) -> float:
     given = [f"--model_dir={model_dir}", f"--data_dir={data_dir}"]
     lines = _call("evaluate.py", *given).splitlines()
     line = next(row for row in lines if row.startswith("accuracy"))
-    return float(line.split()[1]) / 100
+    return float(line.split()[1].rstrip("%")) / 100
 
 
 def _predict(model_dir: Path, runtime: str) -> tuple[float, float]:

@@ -88,7 +88,7 @@ def thin(digit: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def thick(digit: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """With a pen twice as wide as usual, wider than 99 % of MNIST's strokes."""
+    """With a pen twice as wide as usual, wider than 99% of MNIST's strokes."""
     side = _random_side(random)
     return _on_white(trace(digit, side, side * 4 / 28))
 

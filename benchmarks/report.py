@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks import host
 
-# 95 % quantiles of Student's t distribution with 1, 2, ... degrees of freedom.
+# 95% quantiles of Student's t distribution with 1, 2, ... degrees of freedom.
 T_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 COLOURS = {
     "fast": "#d95f02",
@@ -50,7 +50,7 @@ def write(found: Mapping[str, Any], output: Path) -> None:
 
 
 def lower_bound(values: Sequence[float]) -> float:
-    """Returns the one-sided 95 % confidence bound of the mean of 2 to 10 values."""
+    """Returns the one-sided 95% confidence bound of the mean of 2 to 10 values."""
     error = statistics.stdev(values) / math.sqrt(len(values))
     return statistics.mean(values) - T_95[len(values) - 2] * error
 
@@ -63,7 +63,7 @@ def _host(part: Mapping[str, Any]) -> str:
     lines = [
         f"{about['processor']} with {about['instructions']}, {about['cores']} cores, "
         f"{about['memory_gib']} GiB; {versions}. CPU use by other processes before "
-        f"each measurement: at most {busiest:.0f} %."
+        f"each measurement: at most {busiest:.0f}%."
     ]
     if busiest > host.BUSY:
         lines.append("**The machine was busy: do not trust these results.**")
@@ -120,7 +120,7 @@ def _recipes(rows: Rows) -> str:
             ]
         )
     heads = (
-        "recipe | parameters | runs | test accuracy, % | at least (95 %) | "
+        "recipe | parameters | runs | test accuracy, % | at least (95%) | "
         "training time with tracing, s | tracing, s | whole command, s | "
         "speed-up over fit | accuracy of each seed, %"
     )

@@ -138,11 +138,8 @@ class Trainer:
         with self.strategy.scope():
             optimizer.build(model.trainable_variables)
             self.metrics = MetricSet(metrics)
-        self.tracked: dict[str, Any] = {
-            "model": model,
-            "optimizer": optimizer,
-            "metrics": self.metrics,
-        }
+        self.tracked: dict[str, Any] = {"model": model, "optimizer": optimizer}
+        self.tracked["metrics"] = self.metrics
 
     def fit(
         self,

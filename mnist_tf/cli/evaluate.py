@@ -16,8 +16,6 @@ from mnist_tf.errors import UserError, warn
 from mnist_tf.predictor import Predictor
 from mnist_tf.reports import evaluation
 
-SPLITS = ("test", "train")
-
 
 def main(argv: Sequence[str]) -> None:
     """Evaluates as the flags say and prints the report."""
@@ -47,7 +45,7 @@ def _define(values: flags.FlagValues) -> None:
     parsing.define_model(values, "Evaluate")
     mine: dict = {"flag_values": values, "module_name": "Evaluate"}
     flags.DEFINE_enum(
-        "split", "test", SPLITS,
+        "split", "test", ["test", "train"],
         "Images to evaluate on: test, or train with the validation images included.",
         **mine)
     flags.DEFINE_enum(

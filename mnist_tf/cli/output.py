@@ -6,7 +6,6 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import TextIO
 
 from mnist_tf.errors import UserError
@@ -90,23 +89,18 @@ def atomic_writer(path: str) -> Iterator[TextIO]:
     special = os.path.exists(path) and not os.path.isfile(path)
     target = path if special else f"{path}.{os.getpid()}.tmp"
     try:
-        file = Path(target).open(  # noqa: SIM115 (closed below)
-            "w", encoding="utf-8", errors="backslashreplace"
-        )
+        file = open(target, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     except OSError as error:
-        raise UserError(
-            f"--output {path} cannot be written ({error.strerror})"
-        ) from error
-    if special:
-        with file:
-            yield file
-        return
+        reason = f"cannot be written ({error.strerror})"
+        raise UserError(f"--output {path} {reason}") from error
     try:
         with file:
             yield file
-        os.replace(target, path)
+        if not special:
+            os.replace(target, path)
     except BaseException:
-        os.unlink(target)
+        if not special:
+            os.unlink(target)
         raise
 
 

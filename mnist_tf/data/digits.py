@@ -21,7 +21,7 @@ _FIT_SIDE, _SEGMENT_SIDE, _STROKE_SIDE = 32, 256, 160
 _DEGREE = 3  # of the background's polynomial, in each direction
 _SCALES = (64, 48, 32, 24, 16, 12, 12)  # grey levels of noise assumed in each iteration
 
-# Stroke widths at _STROKE_SIDE. 80 % of MNIST's digits are within; narrower and wider
+# Stroke widths at _STROKE_SIDE. 80% of MNIST's digits are within; narrower and wider
 # strokes are moved to _MARGIN inside.
 _MIN_STROKE, _MAX_STROKE, _MARGIN = 10, 20, 2
 

@@ -14,7 +14,7 @@ class Augmentation:
     Attributes:
       shift: largest shift in pixels.
       rotation: largest rotation in degrees.
-      zoom: largest relative change of size, 0.1 for 90 % to 110 %.
+      zoom: largest relative change of size, 0.1 for 90% to 110%.
       shear: largest shear in degrees.
       whole_pixels: whether to shift by whole pixels, which does not blur.
     """

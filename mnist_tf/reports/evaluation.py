@@ -54,7 +54,7 @@ def report(evaluation: Evaluation, names: tuple[str, ...]) -> str:
     cell = max(len(str(evaluation.confusion.max())), 3) + 1
     columns = "".join(f"{i:>{cell}}" for i in range(len(names)))
     lines = [
-        f"accuracy {evaluation.accuracy * 100:.2f} %",
+        f"accuracy {evaluation.accuracy * 100:.2f}%",
         f"loss     {evaluation.loss:.4f}",
         "",
         f"{'label':<{width}}  precision  recall  predicted as{columns}",

@@ -77,7 +77,7 @@ def describe(progress: Progress) -> str:
 
     >>> describe(Progress(5, 10, 1, 2, False, {"loss": 0.5, "accuracy": 0.25,
     ...                                        "images_per_second": 7000.0}))
-    'epoch 1/2  step 5/10  loss 0.5000  accuracy 25.00 %  7,000 images/s'
+    'epoch 1/2  step 5/10  loss 0.5000  accuracy 25.00%  7,000 images/s'
     """
     train, validation = _by_split(progress.metrics)
     train.pop("learning_rate", None)
@@ -96,7 +96,7 @@ def describe(progress: Progress) -> str:
 
 def format_metric(name: str, value: float) -> str:
     """Returns a metric as text: accuracy in per cent, others with four decimals."""
-    text = f"{value * 100:.2f} %" if name == "accuracy" else f"{value:.4f}"
+    text = f"{value * 100:.2f}%" if name == "accuracy" else f"{value:.4f}"
     return f"{name} {text}"
 
 

@@ -71,7 +71,7 @@ def test_the_report_warns_if_the_machine_was_busy(busy, warns):
     rows += [recipe("base", seed, 0.995, 10.0, busy) for seed in (1, 2)]
     text = report._host({"host": HOST, "rows": rows})
     assert ("do not trust" in text) == warns
-    assert f"at most {busy:.0f} %" in text
+    assert f"at most {busy:.0f}%" in text
 
 
 def test_the_first_epoch_is_not_counted_when_peers_are_compared():

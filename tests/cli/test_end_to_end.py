@@ -63,7 +63,7 @@ class TestTrain:
         text = trained[0].stdout
         assert "sample (the project): 4,050 train, 450 validation, 500 test" in text
         for name in ("validation", "test"):
-            assert f"accuracy {metrics[name]['accuracy'] * 100:.2f} %" in text
+            assert f"accuracy {metrics[name]['accuracy'] * 100:.2f}%" in text
         assert str(trained[1] / "out") in text
         assert str(trained[1] / "logs") in text
 

@@ -102,7 +102,7 @@ def test_every_stroke_width_is_brought_into_the_range_of_mnist(width):
     page = Image.new("L", (500, 500), 255)
     ImageDraw.Draw(page).ellipse((100, 50, 400, 450), outline=0, width=width)
     left_half = normalise(page)[14, :14].astype(float)
-    assert 0.9 <= left_half.sum() / 255 <= 3.6  # 98 % of MNIST
+    assert 0.9 <= left_half.sum() / 255 <= 3.6  # 98% of MNIST
 
 
 @pytest.mark.parametrize("turns", range(4))

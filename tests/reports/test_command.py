@@ -27,7 +27,7 @@ def test_it_agrees_with_training(trained, runtime):
     assert done.returncode == 0, done.stderr
     test = json.loads((out / "metrics.json").read_text())["test"]
     assert "data     sample, test, 500 images" in done.stdout
-    assert f"accuracy {test['accuracy'] * 100:.2f} %" in done.stdout
+    assert f"accuracy {test['accuracy'] * 100:.2f}%" in done.stdout
     assert f"loss     {test['loss']:.4f}" in done.stdout
 
 

@@ -52,7 +52,7 @@ def test_the_loss_of_perfect_predictions_is_0():
 def test_the_report_shows_all_metrics():
     found = evaluate(PROBABILITIES, LABELS)
     assert report(found, ("0", "1", "Sandal")).splitlines() == [
-        "accuracy 60.00 %",
+        "accuracy 60.00%",
         f"loss     {found.loss:.4f}",
         "",
         "label     precision  recall  predicted as   0   1   2",

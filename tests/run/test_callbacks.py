@@ -48,8 +48,8 @@ class TestProgressBar:
         bar(progress(50, epoch_done=True, **VALIDATION))
         (line,) = stream.getvalue().splitlines()
         assert line.startswith(
-            "epoch 1/2  step 50/100  loss 0.5000  accuracy 25.00 %  top_3 0.7500  "
-            "7,000 images/s  validation loss 0.4000  accuracy 50.00 %  top_3 0.8750  "
+            "epoch 1/2  step 50/100  loss 0.5000  accuracy 25.00%  top_3 0.7500  "
+            "7,000 images/s  validation loss 0.4000  accuracy 50.00%  top_3 0.8750  "
             "left 0:"
         )
 

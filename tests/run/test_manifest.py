@@ -82,7 +82,7 @@ def test_the_summary_shows_every_metric_and_accuracy_first():
         "data        sample (the project): 4,050 train",
         "model       fc, 7,850 parameters",
         "training    2 epochs, 64 steps, 7,123 images/s",
-        "test        accuracy 50.00 %  loss 0.2500  top_3 0.7500",
+        "test        accuracy 50.00%  loss 0.2500  top_3 0.7500",
         "time        data 0.2 s, train 12.0 s",
         "model in    out",
         "logs in     logs/run",
