@@ -38,8 +38,10 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     """Runs the slowest files first, so that no worker idles at the end."""
-    slow = ("survival", "torture", "end_to_end", "trainer")
-    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in slow)
+    slow = ["survival", "torture", "end_to_end", "new_project", "trainer", "resume"]
+    slow += ["experiment", "readme", "page", "server", "package", "deployment"]
+    rank = {f"test_{name}": index for index, name in enumerate(slow)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(slow)))
 
 
 def pytest_terminal_summary(terminalreporter):

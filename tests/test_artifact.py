@@ -320,9 +320,8 @@ print({"tensorflow", "keras", "h5py"} & set(sys.modules))
     assert (done.stdout, done.stderr) == ("set()\n", "")
 
 
-@pytest.fixture
-def version_1(out):
-    """A model directory as the version before this one wrote it."""
+def as_version_1(folder):
+    """Makes a model directory what the version before this one wrote."""
 
     def config(content):
         settings = content["config"]
@@ -331,10 +330,16 @@ def version_1(out):
         del content["files"][WEIGHTS]
         return content | {"schema_version": 1, "config": settings}
 
-    rewrite(out / "config.json", config)
-    rewrite(out / "metrics.json", lambda _: {"seconds": {"train": 1.0, "actions": 0.1}})
-    (out / WEIGHTS).unlink()
-    return out
+    rewrite(folder / "config.json", config)
+    seconds = {"seconds": {"train": 1.0, "actions": 0.1}}
+    rewrite(folder / "metrics.json", lambda _: seconds)
+    (folder / WEIGHTS).unlink()
+    return folder
+
+
+@pytest.fixture
+def version_1(out):
+    return as_version_1(out)
 
 
 class TestVersion1:
@@ -344,19 +349,6 @@ class TestVersion1:
         found = Predictor(version_1, runtime).probabilities(images)
         expected = Predictor(written, runtime).probabilities(images)
         np.testing.assert_array_equal(found, expected)
-
-    def test_it_is_still_evaluated(self, version_1, capsys):
-        # A copy of the project may leave this out, and serving.
-        evaluate = pytest.importorskip("mnist_tf.cli.evaluate")
-        evaluate.main(["evaluate", f"--model_dir={version_1}"])
-        assert "data     sample, test, 500 images" in capsys.readouterr().out
-
-    def test_it_is_still_served(self, version_1, sample):
-        served_model = pytest.importorskip("mnist_tf.serving.served_model")
-        served = served_model.ServedModel(version_1)
-        (status,) = served.status()["model_version_status"]
-        assert (status["version"], status["state"]) == ("1", "AVAILABLE")
-        assert len(served.predictor.predict(sample.test_images[:3])) == 3
 
     @pytest.mark.fault
     def test_load_model_says_what_to_do(self, version_1):

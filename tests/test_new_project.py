@@ -180,20 +180,20 @@ def test_its_commands_are_those_of_its_parts(request, name, verbs):
 
 
 def test_it_passes_the_linters(lean):
-    for command in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]):
+    for command in (["ruff", "check"], ["ruff", "format", "--check"]):
         ok(sys.executable, "-m", *command, cwd=lean)
 
 
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("complete", ["serving/test_batching.py", "benchmarks/test_report.py"]),
-        ("lean", []),
+        ("complete", ["serving/test_batching.py"]),
+        ("lean", ["data/test_arrays.py"]),
     ],
 )
 def test_it_passes_its_tests(request, name, parts):
     project = request.getfixturevalue(name)
-    chosen = ["test_architecture.py", "test_config.py", "data/test_arrays.py", *parts]
+    chosen = ["test_architecture.py", *parts]
     tests = [f"tests/{file}" for file in chosen]
     found = ok(sys.executable, "-m", "pytest", "-n0", *tests, cwd=project)
     assert re.search(r"\d+ passed", found)

@@ -14,7 +14,7 @@ TEXT = (ROOT / "README.md").read_text("utf-8")
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 NOTEBOOK, NETWORK, SETTING, METRIC, DATASET = SNIPPETS
 # The tests of what the snippets change, through all networks and settings.
-TESTS = ["tests/test_model.py", "tests/test_config.py", "tests/data/test_datasets.py"]
+TESTS = ["tests/test_model.py", "tests/test_architecture.py"]
 
 
 def call(*arguments, cwd):

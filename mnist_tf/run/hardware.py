@@ -97,14 +97,15 @@ def check_room(
     disk = _CHECKPOINTS * state + 3 * trainer.model.count_params() * 4
     paths = (checkpoints, *checkpoints.absolute().parents)
     existing = next(path for path in paths if path.exists())
-    for needed, free, what in (
-        (memory, psutil.virtual_memory().available, "memory"),
-        (disk, shutil.disk_usage(existing).free, "disk space"),
+    smaller = "lower --batch_size or the size of the network"
+    for needed, free, what, advice in (
+        (memory, psutil.virtual_memory().available, "memory", smaller),
+        (disk, shutil.disk_usage(existing).free, "disk space", "free some space"),
     ):
         if needed > free:
             raise UserError(
                 f"the run needs about {_gib(needed)} GiB of {what}, but only "
-                f"{_gib(free)} are available"
+                f"{_gib(free)} are available; {advice}"
             )
 
 

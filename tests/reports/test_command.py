@@ -10,6 +10,7 @@ import pytest
 from mnist_tf.cli import evaluate
 from tests.cli.help import check_help
 from tests.conftest import ROOT
+from tests.test_artifact import as_version_1
 
 
 def test_help_lists_its_flags(capsys):
@@ -29,6 +30,14 @@ def test_it_agrees_with_training(trained, runtime):
     assert "data     sample, test, 500 images" in done.stdout
     assert f"accuracy {test['accuracy'] * 100:.2f}%" in done.stdout
     assert f"loss     {test['loss']:.4f}" in done.stdout
+
+
+def test_a_model_directory_of_the_version_before_is_evaluated(
+    trained, tmp_path, capsys
+):
+    out = as_version_1(shutil.copytree(trained[1] / "out", tmp_path / "out"))
+    evaluate.main(["evaluate", f"--model_dir={out}"])
+    assert "data     sample, test, 500 images" in capsys.readouterr().out
 
 
 @pytest.mark.fault

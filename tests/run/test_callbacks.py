@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import time
 
 import pytest
 import tensorflow as tf
@@ -129,6 +130,8 @@ class TestTensorBoardLogger:
         assert [path.name for path in (tmp_path / "run").iterdir()] == ["train"]
 
     def test_points_of_lost_steps_are_removed_on_resume(self, folder):
+        # Event files are read in the order of their names, which start with a second.
+        time.sleep(1.1)
         log = TensorBoardLogger(folder, {}, done=10)
         log(progress(20, loss=0.3))
         log.close()

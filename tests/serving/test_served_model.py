@@ -11,8 +11,10 @@ import pytest
 
 from mnist_tf.cli import train
 from mnist_tf.predictor import Predictor
+from mnist_tf.serving.served_model import ServedModel
 from tests.conftest import ROOT
 from tests.serving.conftest import BLANK, PREDICT, instances, running_server
+from tests.test_artifact import as_version_1
 
 
 def wait_until(condition):
@@ -100,3 +102,10 @@ def test_a_model_with_other_labels_changes_nothing(folder, client):
     change(folder, lambda config: config["dataset"]["labels"].__setitem__(0, "zero"))
     wait_until(lambda: versions(client) == [("2", "END"), ("1", "AVAILABLE")])
     assert "labels" in status(client)[0]["status"]["error_message"]
+
+
+def test_a_model_directory_of_the_version_before_is_served(folder, digits):
+    served = ServedModel(as_version_1(folder))
+    (found,) = served.status()["model_version_status"]
+    assert (found["version"], found["state"]) == ("1", "AVAILABLE")
+    assert len(served.predictor.predict(digits[:3])) == 3
