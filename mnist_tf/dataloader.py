@@ -17,17 +17,21 @@ def split_validation(
 
     Args:
       labels: integers [n].
-      fraction: fraction of each class to validate on, rounded to whole samples.
+      fraction: fraction of each class to validate on, rounded to whole samples but, if
+        it is above 0, at least one of a class that has two.
       seed: the same seed gives the same split.
 
     Returns:
       The sorted indices of the training and of the validation samples, int64.
     """
     generator = np.random.default_rng(seed)
-    held_out = [
-        generator.permutation(members)[: round(len(members) * fraction)]
-        for members in (np.flatnonzero(labels == label) for label in np.unique(labels))
-    ]
+    held_out = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = round(len(members) * fraction)
+        if fraction and len(members) > 1:
+            count = min(max(count, 1), len(members) - 1)
+        held_out.append(generator.permutation(members)[:count])
     validation = np.sort(np.concatenate(held_out))
     return np.setdiff1d(np.arange(len(labels)), validation), validation
 
@@ -38,6 +42,7 @@ def training_batches(
     *,
     batch_size: int,
     seed: int,
+    indices: np.ndarray | None = None,
     augmentation: Augmentation | None = None,
     start: int = 0,
     stop: int,
@@ -55,6 +60,7 @@ def training_batches(
       labels: integers [n].
       batch_size: the global batch size, over all replicas.
       seed: seed of the order and the augmentation.
+      indices: integers, of the samples to train on; None for all. Cheaper than a copy.
       augmentation: limits of the augmentation; None for none.
       start: the first step, 0-based.
       stop: the step after the last.
@@ -66,25 +72,30 @@ def training_batches(
       A dataset of (images uint8 [B, H, W, 1], labels int64 [B]) with one element for
       each step and each replica that this pipeline feeds.
     """
-    count = len(labels)
+    rows = None if indices is None else tf.constant(indices, tf.int64)
+    count = len(labels) if indices is None else len(indices)
     replica_batch = batch_size // replicas
-    # In memory once, as bytes; each step gathers its rows.
-    all_images = tf.constant(images[..., np.newaxis])
+    # In memory once, as bytes; each step gathers its rows. Iterating over a pipeline
+    # with op determinism copies the constants that it holds, but not its variables.
+    all_images = tf.Variable(tf.expand_dims(tf.constant(images), -1), trainable=False)
     all_labels = tf.constant(labels, tf.int64)
 
     def batch(part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         positions = part * replica_batch + tf.range(replica_batch, dtype=tf.int64)
-        indices = _shuffled(positions, count, seed)
-        chosen = tf.gather(all_images, indices)
+        chosen_rows = _shuffled(positions, count, seed)
+        if rows is not None:
+            chosen_rows = tf.gather(rows, chosen_rows)
+        chosen = tf.gather(all_images, chosen_rows)
         if augmentation is not None:
             chosen = augment(chosen, augmentation, tf.stack([seed, part]))
-        return chosen, tf.gather(all_labels, indices)
+        return chosen, tf.gather(all_labels, chosen_rows)
 
     parts = tf.data.Dataset.range(start * replicas, stop * replicas)
     if pipelines > 1:
         fed = replicas // pipelines
         parts = parts.filter(lambda part: part // fed % pipelines == pipeline)
-    return parts.map(batch, num_parallel_calls=1, deterministic=True).prefetch(4)
+    # One thread, that of prefetching, prepares batches.
+    return _as_written(parts.map(batch).prefetch(4))
 
 
 def evaluation_batches(
@@ -94,8 +105,16 @@ def evaluation_batches(
 
     Arrays and batches have the shapes and dtypes of `training_batches`.
     """
-    arrays = (images[..., np.newaxis], labels.astype(np.int64))
-    return tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size).prefetch(2)
+    arrays = (tf.expand_dims(tf.constant(images), -1), labels.astype(np.int64))
+    batches = tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
+    return _as_written(batches.prefetch(2))
+
+
+def _as_written(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Turns off the rewriting of pipelines, which would copy the images they hold."""
+    options = tf.data.Options()
+    options.experimental_optimization.apply_default_optimizations = False
+    return batches.with_options(options)
 
 
 def _shuffled(positions: tf.Tensor, count: int, seed: int) -> tf.Tensor:

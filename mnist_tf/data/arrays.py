@@ -24,6 +24,7 @@ from mnist_tf.errors import UserError
 
 MAX_BYTES = 2**30  # 1.3 million images of 28x28; more does not fit a laptop's memory
 
+_LARGE_BYTES = 2**24  # less always fits
 _MAX_DEFLATE_RATIO = 1032  # of compression (https://zlib.net/zlib_tech.html)
 
 
@@ -179,3 +180,7 @@ def _check_size(size: int, limit: int | None, name: str) -> None:
         raise UserError(
             f"{name} must hold at most {limit:,} bytes (its header declares {size:,})"
         )
+    if size > _LARGE_BYTES:
+        from mnist_tf.data import limits  # importing psutil takes a while
+
+        limits.check_memory(size, name, "use a smaller file")

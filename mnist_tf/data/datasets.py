@@ -254,5 +254,6 @@ def _check(
 
 def _array_sha256(array: np.ndarray) -> str:
     if array.dtype.kind in "ui":
-        array = array.astype(np.uint8)  # files store labels in several integer types
-    return hashlib.sha256(array.tobytes()).hexdigest()
+        # Files store labels in several integer types.
+        array = array.astype(np.uint8, copy=False)
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

@@ -2,22 +2,27 @@
 
 import contextlib
 import math
-import os
+import platform
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
-import psutil
 import tensorflow as tf
 
+from mnist_tf.data.limits import check_memory, cores, mebibytes
 from mnist_tf.errors import UserError
 from mnist_tf.trainer import Trainer
 
 _CPUINFO = Path("/proc/cpuinfo")
-_BFLOAT16_FLAG = re.compile(r"^flags.*\b(avx512_bf16|amx_bf16)\b", re.MULTILINE)
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # decide the kernels
 _LARGE_BATCH = 512  # images; activations of smaller batches always fit
+# Bytes for tracing, evaluation and export; 130 MiB with base.cfg, up to 660 with
+# best.cfg, which averages nine evaluations.
+_OVERHEAD = 2**28
+_ADDRESS_SPACE = 3 * 2**29  # bytes that TensorFlow's threads reserve; as measured
 _CHECKPOINTS = 3  # on the disk at the same time
 
 
@@ -29,11 +34,39 @@ def fastest_precision() -> str:
     """
     if tf.config.list_physical_devices("GPU"):
         return "float32"
+    _, instructions = _processor()
+    bfloat16 = {"avx512_bf16", "amx_bf16"} & set(instructions)
+    return "bfloat16" if bfloat16 else "float32"
+
+
+def describe(precision: str) -> dict[str, Any]:
+    """Returns what the bits of a run depend on, besides its settings and versions.
+
+    Args:
+      precision: the precision of the run; not "auto".
+    """
+    threading = tf.config.threading
+    processor, instructions = _processor()
+    return {
+        "processor": " ".join([processor, *instructions]),
+        "cores": cores(),
+        "intra_op_threads": threading.get_intra_op_parallelism_threads() or cores(),
+        "inter_op_threads": threading.get_inter_op_parallelism_threads() or cores(),
+        "gpus": len(tf.config.list_physical_devices("GPU")),
+        "precision": precision,
+    }
+
+
+def _processor() -> tuple[str, list[str]]:
+    """The name of the processor, and its instructions that kernels are chosen by."""
     try:
         text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return "float32"
-    return "bfloat16" if _BFLOAT16_FLAG.search(text) else "float32"
+        return platform.processor(), []
+    lines = dict(re.findall(r"^([\w ]+?)\s*: (.*)", text, re.MULTILINE))
+    flags = lines.get("flags", "").split()
+    name = lines.get("model name", platform.machine())
+    return name, [each for each in _INSTRUCTIONS if each in flags]
 
 
 def set_threads(intra_op: int, inter_op: int) -> None:
@@ -65,13 +98,12 @@ def divide_cores(shards: int) -> None:
     Thread pools whose size is set already keep it. Once TensorFlow is running nothing
     changes, and shards are no faster than the whole batch.
     """
-    has_affinity = hasattr(os, "sched_getaffinity")  # not on every system
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     threading = tf.config.threading
     with contextlib.suppress(UserError):  # TensorFlow is running
         set_threads(
-            threading.get_intra_op_parallelism_threads() or max(1, cores // shards),
-            threading.get_inter_op_parallelism_threads() or shards,
+            threading.get_intra_op_parallelism_threads() or max(1, cores() // shards),
+            threading.get_inter_op_parallelism_threads()
+            or (shards if shards > 1 else cores()),
         )
 
 
@@ -80,9 +112,9 @@ def check_room(
 ) -> None:
     """Rejects a run that does not fit in memory or on the disk.
 
-    Both are lower bounds: in memory the images, twice more than they are loaded, two
-    copies of the weights and the optimizer's variables and, for large batches, the
-    activations and their gradients; on disk the checkpoints and the exported models.
+    In memory that are the images, twice more than they are loaded, two copies of the
+    weights and the optimizer's variables, for large batches the activations and their
+    gradients, and `_OVERHEAD`; on disk the checkpoints and the exported models.
     `images`, [n, H, W], are all training images; `checkpoints` need not exist yet.
 
     Raises:
@@ -90,23 +122,21 @@ def check_room(
     """
     variables = [*trainer.model.variables, *trainer.optimizer.variables]
     state = sum(math.prod(variable.shape) * 4 for variable in variables)
-    memory = 2 * images.nbytes + 2 * state
+    memory = _OVERHEAD + 2 * images.nbytes + 2 * state
     # Tracing takes a third of a second.
     if batch_size > _LARGE_BATCH:
         memory += 2 * batch_size * _activation_bytes(trainer.model, images.shape[1:])
     disk = _CHECKPOINTS * state + 3 * trainer.model.count_params() * 4
+    advice = "lower --batch_size or the size of the network, or use fewer images"
+    check_memory(memory, "the run", advice, _ADDRESS_SPACE)
     paths = (checkpoints, *checkpoints.absolute().parents)
     existing = next(path for path in paths if path.exists())
-    smaller = "lower --batch_size or the size of the network"
-    for needed, free, what, advice in (
-        (memory, psutil.virtual_memory().available, "memory", smaller),
-        (disk, shutil.disk_usage(existing).free, "disk space", "free some space"),
-    ):
-        if needed > free:
-            raise UserError(
-                f"the run needs about {_gib(needed)} GiB of {what}, but only "
-                f"{_gib(free)} are available; {advice}"
-            )
+    free = shutil.disk_usage(existing).free
+    if disk > free:
+        raise UserError(
+            f"the run needs about {mebibytes(disk)} of disk space in {existing}, but "
+            f"only {mebibytes(free)} are available; free some space"
+        )
 
 
 def _activation_bytes(model: keras.Model, image_shape: tuple[int, ...]) -> int:
@@ -119,7 +149,3 @@ def _activation_bytes(model: keras.Model, image_shape: tuple[int, ...]) -> int:
         for tensor in operation.outputs
         if tensor.shape[:1] == [None] and tensor.shape[1:].is_fully_defined()
     )
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:,.3f}" if size < 2**30 else f"{size / 2**30:,.1f}"

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from mnist_tf.data import limits
 from mnist_tf.errors import UserError
 from mnist_tf.model import build
 from mnist_tf.nn import cross_entropy
@@ -95,8 +96,10 @@ PARAMETERS = 4 * (784 * 10 + 10)  # bytes
 STATE = PARAMETERS + 4 * 2  # and the optimizer's: steps and learning rate
 PIXELS = 4 * 784  # bytes of an image as float32, the first activation
 IMAGES = 2 * 28 * 28  # bytes
+OVERHEAD = 2**28
 
 
+@pytest.mark.fault
 class TestRoom:
     """For a linear classifier on 28x28 pixels, trained by plain SGD."""
 
@@ -109,30 +112,43 @@ class TestRoom:
         images = np.zeros((2, 28, 28), np.uint8)
 
         def call(memory=2**40, disk=2**40, batch_size=512):
-            free = {"available": memory, "free": disk}
-            for module, name in (
-                (hardware.psutil, "virtual_memory"),
-                (hardware.shutil, "disk_usage"),
-            ):
-                monkeypatch.setattr(module, name, lambda *_: SimpleNamespace(**free))
+            monkeypatch.setattr(limits, "available_memory", lambda _: memory)
+            free = SimpleNamespace(free=disk)
+            monkeypatch.setattr(hardware.shutil, "disk_usage", lambda _: free)
             try:
                 hardware.check_room(trainer, images, batch_size, tmp_path / "new" / "c")
             except UserError as error:
-                words = r"needs about 0\.\d+ GiB of (\D+), but only 0\.\d+ are"
+                words = r"needs about \d+ MiB of (.+), but only \d+ MiB are"
                 return re.search(words, str(error))[1]
             return True
 
         return call
 
     def test_images_weights_and_optimizer_must_fit_in_memory_twice(self, fits):
-        assert fits(memory=2 * (IMAGES + STATE)) is True
-        assert fits(memory=2 * (IMAGES + STATE) - 1) == "memory"
+        needed = OVERHEAD + 2 * (IMAGES + STATE)
+        assert fits(memory=needed) is True
+        assert fits(memory=needed - 1) == "memory"
 
-    def test_checkpoints_and_the_exported_models_must_fit_on_the_disk(self, fits):
+    def test_checkpoints_and_the_exported_models_must_fit_on_the_disk(
+        self, fits, tmp_path
+    ):
         assert fits(disk=3 * (STATE + PARAMETERS)) is True
-        assert fits(disk=3 * (STATE + PARAMETERS) - 1) == "disk space"
+        assert fits(disk=3 * (STATE + PARAMETERS) - 1) == f"disk space in {tmp_path}"
 
     def test_activations_of_large_batches_must_fit_in_memory(self, fits):
-        memory = 2 * (IMAGES + STATE)
+        memory = OVERHEAD + 2 * (IMAGES + STATE)
         assert fits(memory + 2 * 1000 * PIXELS, batch_size=1000) == "memory"
         assert fits(memory + 2 * 1000 * 10 * PIXELS, batch_size=1000) is True
+
+
+def test_what_bits_depend_on_is_described(tmp_path, monkeypatch):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("model name\t: Some CPU\nflags\t\t: fpu avx2 sse avx512f\n")
+    monkeypatch.setattr(hardware, "_CPUINFO", cpuinfo)
+    described = hardware.describe("bfloat16")
+    assert described["processor"] == "Some CPU avx2 avx512f"
+    assert described["cores"] == limits.cores()
+    assert described["precision"] == "bfloat16"
+    assert described["intra_op_threads"] >= 1
+    assert described["inter_op_threads"] >= 1
+    assert described["gpus"] == 0
