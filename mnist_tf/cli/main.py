@@ -10,9 +10,9 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import NoReturn, cast
+from typing import NoReturn, TextIO, cast
 
-from mnist_tf.errors import Interrupted, UserError, unknown_name
+from mnist_tf.errors import Interrupted, UserError, say, unknown_name
 
 VERBS = {
     "train": "Train a model and write a model directory.",
@@ -81,30 +81,34 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     except UserError as error:
         _print_traceback_if_debugging()
         if not received:  # else it is only what the signal has become
-            print(one_line(error), file=sys.stderr)
+            say(one_line(error))
         code = 1
     except Interrupted as error:
-        print(error, file=sys.stderr)
+        say(str(error))
         code = 128 + error.signum
     except KeyboardInterrupt:
         received.append(signal.SIGINT)  # in case another handler raised it
     except BrokenPipeError:
         # The reader of our output has closed it, as `head` does.
-        _discard_output()
+        _discard(sys.stdout)
         code = 0
     except OSError as error:
         # A full or read-only disk, for example, at any write below.
         _print_traceback_if_debugging()
-        print(f"error: {error}", file=sys.stderr)
-        _discard_output()
+        say(f"error: {error}")
+        _discard(sys.stdout)
         code = 1
     except Exception:
         if not received:
             raise
     if received:
         name = received[0].name
-        print(f"{name}: stopped; saved files are unchanged", file=sys.stderr)
+        say(f"{name}: stopped; saved files are unchanged")
         code = 128 + received[0]
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
     sys.exit(code)
 
 
@@ -113,9 +117,9 @@ def one_line(error: UserError) -> str:
     return f"error: {' '.join(str(error).split())}"
 
 
-def _discard_output() -> None:
+def _discard(stream: TextIO) -> None:
     """Keeps Python from flushing, and failing again, at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _print_traceback_if_debugging() -> None:

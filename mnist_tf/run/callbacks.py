@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import tensorflow as tf
 from tqdm import tqdm
 
-from mnist_tf.errors import UserError
+from mnist_tf.errors import say, warn
 from mnist_tf.trainer import Progress, Trainer, best_epoch
 
 _VALIDATION = "validation_"
@@ -23,7 +23,8 @@ class ProgressBar:
     """Shows a progress bar on a terminal; elsewhere prints a line now and then.
 
     Two lines within an epoch are at least `seconds` apart; `stream` is standard error
-    by default. `done` is the number of steps done before this process took over.
+    by default. `done` is the number of steps done before this process took over. A
+    stream that cannot be written to is no error: the first time, a warning says so.
     """
 
     def __init__(
@@ -33,12 +34,12 @@ class ProgressBar:
         self.stream = stream or sys.stderr
         self.seconds = seconds
         self.bar: tqdm | None = None
+        self.failed = False
         self.started = self.shown = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
         """Updates the bar, or prints a line if it is time for one."""
-        # A reader that has closed the pipe is no reason to lose the run.
-        with contextlib.suppress(BrokenPipeError):
+        with self._tolerating_errors():
             if self.stream.isatty():
                 self._update(progress)
             elif progress.epoch_done or time.monotonic() - self.shown >= self.seconds:
@@ -68,8 +69,18 @@ class ProgressBar:
 
     def close(self) -> None:
         """Clears the bar, so that the next output starts on a line of its own."""
-        if self.bar is not None:
-            self.bar.close()
+        with self._tolerating_errors():
+            if self.bar is not None:
+                self.bar.close()
+
+    @contextlib.contextmanager
+    def _tolerating_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:  # a full disk, or a reader that closed the pipe
+            if not self.failed:
+                self.failed = True
+                say(f"warning: progress cannot be shown ({error.strerror})")
 
 
 def describe(progress: Progress) -> str:
@@ -116,16 +127,17 @@ class TensorBoardLogger:
       settings: shown as a table in the Text tab.
       done: steps done before. Later points, of steps that were lost, are removed.
 
-    Raises:
-      UserError: the directory cannot be written to, now or later.
+    A directory that cannot be written to is no error: a warning says so, and the run
+    goes on without curves. If it is removed, they start anew.
     """
 
     def __init__(
         self, log_dir: Path, settings: Mapping[str, Any], done: int = 0
     ) -> None:
         self.log_dir = log_dir
+        self.failed = False
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
-        with self._reporting_errors():
+        with self._tolerating_errors():
             existing = list(log_dir.glob("*/events.*"))
             for events in existing:
                 _truncate(events, done)
@@ -137,8 +149,13 @@ class TensorBoardLogger:
 
     def __call__(self, progress: Progress) -> None:
         """Logs a point for each metric."""
+        if self.failed:
+            return
         splits = zip(("train", "validation"), _by_split(progress.metrics), strict=True)
-        with self._reporting_errors():
+        if not all(map(self._exists, self._writers)):
+            warn(f"{self.log_dir} was removed; its curves start anew")
+            self.close()
+        with self._tolerating_errors():
             for split, metrics in splits:
                 if metrics:
                     # Flushes at the end of the block.
@@ -148,9 +165,12 @@ class TensorBoardLogger:
 
     def close(self) -> None:
         """Closes the files."""
-        with self._reporting_errors():
+        with self._tolerating_errors():
             while self._writers:
                 self._writers.popitem()[1].close()
+
+    def _exists(self, split: str) -> bool:
+        return any((self.log_dir / split).glob("events.*"))
 
     def _writer(self, split: str) -> tf.summary.SummaryWriter:
         if split not in self._writers:
@@ -159,14 +179,17 @@ class TensorBoardLogger:
         return self._writers[split]
 
     @contextlib.contextmanager
-    def _reporting_errors(self) -> Iterator[None]:
+    def _tolerating_errors(self) -> Iterator[None]:
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
-            raise UserError(
-                f"--log_dir {self.log_dir} cannot be written to ({error}); free some "
-                "space and continue with --resume"
-            ) from error
+            if not self.failed:
+                self.failed = True
+                reason = getattr(error, "message", error)
+                warn(
+                    f"--log_dir {self.log_dir} cannot be written to ({reason}); the "
+                    "run goes on without curves"
+                )
 
 
 def _truncate(events: Path, step: int) -> None:

@@ -3,13 +3,13 @@
 import contextlib
 import io
 import os
+import shutil
 import time
 
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mnist_tf.errors import UserError
 from mnist_tf.run.callbacks import (
     Checkpointer,
     EarlyStopping,
@@ -70,6 +70,17 @@ class TestProgressBar:
         assert "100%" in text
         assert "epoch 1/2  step 50/100" in text
         assert text.endswith("\r")
+
+    @pytest.mark.fault
+    def test_a_stream_that_cannot_be_written_to_is_reported_once(self, capsys):
+        with open("/dev/full", "w") as stream:
+            bar = ProgressBar(stream=stream, seconds=0.0)
+            bar(progress(10))
+            bar(progress(20))
+            bar.close()
+            line = "warning: progress cannot be shown (No space left on device)\n"
+            assert capsys.readouterr().err == line
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
     def test_the_time_left_counts_only_the_steps_of_this_process(self):
         stream = io.StringIO()
@@ -139,11 +150,34 @@ class TestTensorBoardLogger:
         assert "loss" not in self.read(folder / "validation").Tags()["tensors"]
 
     @pytest.mark.fault
-    def test_a_directory_that_cannot_be_written_to_is_named(self, tmp_path):
+    @pytest.mark.fault
+    def test_a_directory_that_cannot_be_written_to_is_named_once(
+        self, tmp_path, capsys
+    ):
         (tmp_path / "run").write_text("a file")
-        line = f"^--log_dir {tmp_path}/run cannot be written to .*continue with"
-        with pytest.raises(UserError, match=line):
-            TensorBoardLogger(tmp_path / "run", {})
+        logger = TensorBoardLogger(tmp_path / "run", {})
+        logger(progress(10))
+        logger.close()
+        warning = "".join(capsys.readouterr().err.split())  # long lines are wrapped
+        assert warning.count("warning:") == 1
+        assert f"--log_dir{tmp_path}/runcannotbewrittento(" in warning
+        assert "therungoesonwithoutcurves" in warning
+
+    @pytest.mark.fault
+    def test_curves_start_anew_if_their_directory_is_removed(self, tmp_path, capsys):
+        logger = TensorBoardLogger(tmp_path / "run", {})
+        logger(progress(10))
+        logger(progress(20, **VALIDATION))
+        shutil.rmtree(tmp_path / "run")
+        logger(progress(30))
+        logger(progress(40, **VALIDATION))
+        logger.close()
+        warning = " ".join(capsys.readouterr().err.split())
+        assert warning.count("was removed; its curves start anew") == 1
+        points = self.points(tmp_path / "run" / "train", "loss")
+        assert points == [(30, 0.5), (40, 0.5)]
+        points = self.points(tmp_path / "run" / "validation", "loss")
+        assert points == [(40, 0.4)]
 
 
 class TestCheckpointer:
