@@ -41,9 +41,9 @@ from absl import flags
 from benchmarks import host, process, report
 from benchmarks.peers import PEERS
 from mnist_tf.artifact import CHECKPOINTS
-from mnist_tf.cli import parsing, quiet
+from mnist_tf.cli import parsing
 from mnist_tf.cli.main import run
-from mnist_tf.errors import UserError, unknown_name
+from mnist_tf.errors import UserError, native_output_hidden, unknown_name
 
 RECIPES = {"fast": 10, "base": 5, "sample": 5, "tiny": 5}  # number of seeds
 BEST = {"best": 5}
@@ -235,8 +235,8 @@ def _on_base(module: str, data_dir: str) -> Iterator[Row]:
 
 
 def _repeat(data_dir: str) -> Iterator[Row]:
-    quiet.import_tensorflow()
-    from mnist_tf.run import checkpoints  # imports TensorFlow
+    with native_output_hidden():
+        from mnist_tf.run import checkpoints  # imports TensorFlow
 
     with tempfile.TemporaryDirectory() as folder:
         states = []

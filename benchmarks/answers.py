@@ -17,8 +17,9 @@ import numpy as np
 from absl import flags
 
 from mnist_tf import data
-from mnist_tf.cli import parsing, quiet
+from mnist_tf.cli import parsing
 from mnist_tf.cli.main import run
+from mnist_tf.errors import native_output_hidden
 from mnist_tf.predictor import Predictor
 
 TRIALS = 5
@@ -31,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     found: dict[str, dict[str, float]] = {}
     probabilities = []
     for runtime in ("litert", "tensorflow"):
-        with quiet.native_output_hidden():
+        with native_output_hidden():
             predictor = Predictor(values["model_dir"], runtime)
         probabilities.append(predictor.probabilities(images))
         many = [_seconds(predictor, images) for _ in range(TRIALS)]

@@ -16,9 +16,10 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFilter
 
 from mnist_tf import data
-from mnist_tf.cli import parsing, quiet
+from mnist_tf.cli import parsing
 from mnist_tf.cli.main import run
 from mnist_tf.data import digits
+from mnist_tf.errors import native_output_hidden
 from mnist_tf.predictor import Predictor
 
 SCALE = 4  # pixels of a digit's skeleton per pixel of MNIST
@@ -163,7 +164,7 @@ def main(argv: Sequence[str]) -> None:
     random = np.random.default_rng(values["seed"])
     chosen = random.choice(len(dataset.test_images), values["images"], replace=False)
     images, labels = dataset.test_images[chosen], dataset.test_labels[chosen]
-    with quiet.native_output_hidden():
+    with native_output_hidden():
         predictor = Predictor(values["model_dir"])
     found: dict[str, Any] = {"plain": accuracy(predictor, images, labels)}
     for style in STYLES:

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from mnist_tf.cli import parsing, quiet
+from mnist_tf.cli import parsing
 from mnist_tf.cli.main import run
 from mnist_tf.config import Config
-from mnist_tf.errors import UserError
+from mnist_tf.errors import UserError, native_output_hidden
 
 SHARDS = 2  # as in base.cfg
 
@@ -28,7 +28,6 @@ SHARDS = 2  # as in base.cfg
 def main(argv: Sequence[str]) -> None:
     """Trains and prints the results."""
     values = parsing.parse(argv, __doc__ or "", _define, _checked)
-    quiet.import_tensorflow()
     json.dump(_measure(**values), sys.stdout)
 
 
@@ -55,7 +54,8 @@ def _checked(values: parsing.Values) -> parsing.Values:
 def _measure(
     filters: tuple[int, ...], images: int, batch_size: int, steps: int, epochs: int
 ) -> dict[str, Any]:
-    import tensorflow as tf
+    with native_output_hidden():
+        import tensorflow as tf
 
     from mnist_tf import dataloader, model, nn
     from mnist_tf.run import hardware

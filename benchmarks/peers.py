@@ -30,10 +30,10 @@ import numpy as np
 from absl import flags
 
 from mnist_tf import data
-from mnist_tf.cli import parsing, quiet
+from mnist_tf.cli import parsing
 from mnist_tf.cli.main import run
 from mnist_tf.data import Dataset
-from mnist_tf.errors import UserError, unknown_name
+from mnist_tf.errors import UserError, native_output_hidden, unknown_name
 
 BATCH_SIZE = 128
 SHARDS = 2
@@ -121,8 +121,8 @@ def _published(dataset: Dataset, epochs: int, seed: int) -> Trained:
 
 
 def _fit(dataset: Dataset, epochs: int, seed: int, **settings: Any) -> Trained:
-    quiet.import_tensorflow()
-    import keras
+    with native_output_hidden():
+        import keras
 
     keras.utils.set_random_seed(seed)
     images = dataset.train_images[:TRAINED_ON, ..., np.newaxis].astype("float32") / 255
@@ -154,9 +154,9 @@ def _fit(dataset: Dataset, epochs: int, seed: int, **settings: Any) -> Trained:
 
 
 def _trainer(dataset: Dataset, epochs: int, seed: int) -> Trained:
-    quiet.import_tensorflow()
-    import keras
-    import tensorflow as tf
+    with native_output_hidden():
+        import keras
+        import tensorflow as tf
 
     from mnist_tf import dataloader, nn
     from mnist_tf.run import hardware

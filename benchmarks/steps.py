@@ -29,10 +29,10 @@ from unittest import mock
 
 from absl import flags
 
-from mnist_tf.cli import parsing, quiet
+from mnist_tf.cli import parsing
 from mnist_tf.cli.main import run
 from mnist_tf.config import Config
-from mnist_tf.errors import UserError
+from mnist_tf.errors import UserError, native_output_hidden
 
 if TYPE_CHECKING:
     from mnist_tf.experiment import Experiment
@@ -45,8 +45,8 @@ TRIALS = 7  # the result is their median
 def main(argv: Sequence[str]) -> None:
     """Measures the step of a recipe and prints the results."""
     config, deterministic = parsing.parse(argv, __doc__ or "", _define, _converted)
-    quiet.import_tensorflow()
-    import tensorflow as tf
+    with native_output_hidden():
+        import tensorflow as tf
 
     from mnist_tf import experiment
 

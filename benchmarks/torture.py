@@ -27,9 +27,9 @@ from absl import flags
 
 from benchmarks.process import ROOT
 from mnist_tf.artifact import CHECKPOINTS
-from mnist_tf.cli import parsing, quiet
+from mnist_tf.cli import parsing
 from mnist_tf.cli.main import run as run_command
-from mnist_tf.errors import UserError
+from mnist_tf.errors import UserError, native_output_hidden
 
 FLAGS = (
     "--flagfile=configs/smoke.cfg", "--augment=affine", "--dropout=0.2",
@@ -253,7 +253,8 @@ def main(argv: Sequence[str]) -> None:
     """Interrupts runs and prints the results."""
     values = parsing.parse(argv, __doc__ or "", _define, dict)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    quiet.import_tensorflow()  # which reading checkpoints and logs needs
+    with native_output_hidden():
+        import tensorflow  # noqa: F401 (reading checkpoints and logs needs it)
     with tempfile.TemporaryDirectory() as folder:
         torture(Path(folder), **values)
         measure_start(Path(folder))

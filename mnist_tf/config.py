@@ -13,6 +13,7 @@ from typing import Any
 from mnist_tf.errors import UserError, unknown_name
 
 Limits = tuple[str, Callable[[Any], bool]]  # in words, and as a test
+Switch = bool | str  # True, False or "auto"
 
 
 def setting(
@@ -155,6 +156,10 @@ class Config:
     label_smoothing: float = setting(
         0.0, "Fraction of each one-hot target to spread evenly over all classes.",
         TRAINING, limits=FRACTION)
+    class_weights: str = setting(
+        "none", "Weights of the classes in the loss: none, or balanced to give each "
+        "class the same part however many images it has.",
+        TRAINING, choices=("none", "balanced"))
     ema_decay: float = setting(
         0.0, "Evaluate and export an exponential moving average of the weights with "
         "this decay. 0 uses the weights themselves.", TRAINING, limits=FRACTION)
@@ -174,8 +179,9 @@ class Config:
     log_dir: str = setting(
         "logs", "Directory for TensorBoard; each run gets its own subdirectory.",
         RUN, limits=PATH)
-    resume: bool = setting(
-        False, "Resume the run in --model_dir from its latest checkpoint.", RUN)
+    resume: bool | str = setting(
+        False, "Resume the run in --model_dir from its latest checkpoint. auto does if "
+        "there is one, and else starts a run.", RUN)
     overwrite: bool = setting(
         False, "Replace the model in --model_dir.", RUN)
     save_every: int = setting(
@@ -233,6 +239,7 @@ SETTINGS: dict[str, dataclasses.Field] = {f.name: f for f in dataclasses.fields(
 
 _TYPES: dict[Any, str] = {
     bool: "true or false",
+    Switch: "true, false or auto",
     int: "an integer",
     float: "a finite number",
     str: "a string",
@@ -244,6 +251,8 @@ def _has_type(field: dataclasses.Field, value: Any) -> bool:
     if field.type is float:
         # Compared, because an integer may be too large to become a float.
         return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    if field.type == Switch:
+        return type(value) is bool or value == "auto"
     if field.type in (bool, int, str):
         return type(value) is field.type
     return type(value) is tuple and all(type(item) is int for item in value)
@@ -253,12 +262,15 @@ def _problems(config: Config) -> list[str]:
     problems = []
     for name, field in SETTINGS.items():
         value, about = getattr(config, name), field.metadata
+        shown = repr(value)
+        if type(value) is tuple:
+            shown = ",".join(map(str, value)) or "nothing"
         if not _has_type(field, value):
-            problems.append(f"--{name} must be {_TYPES[field.type]} (got {value!r})")
+            problems.append(f"--{name} must be {_TYPES[field.type]} (got {shown})")
         elif about["choices"] and value not in about["choices"]:
             problems.append(unknown_name(f"--{name}", value, about["choices"]))
         elif about["limits"] and not about["limits"][1](value):
-            problems.append(f"--{name} must be {about['limits'][0]} (got {value!r})")
+            problems.append(f"--{name} must be {about['limits'][0]} (got {shown})")
         elif field.type is int and value >= 2**31:
             problems.append(f"--{name} must be less than 2**31 (got {value!r})")
     return problems or _conflicts(config)

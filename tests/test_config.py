@@ -112,13 +112,16 @@ def test_missing_settings_get_their_defaults():
         ("model", 3, "a string"),
         ("model_dir", "", "a path"),
         ("log_dir", "", "a path"),
-        ("resume", "yes", "true or false"),
+        ("resume", "yes", "true, false or auto"),
         ("overwrite", 1, "true or false"),
         ("restore_best_weights", None, "true or false"),
     ],
 )
 def test_a_value_of_the_wrong_type_or_outside_its_limits(setting, value, wanted):
-    assert refused({setting: value}) == f"--{setting} must be {wanted} (got {value!r})"
+    shown = repr(value)
+    if isinstance(value, tuple):
+        shown = ",".join(map(str, value)) or "nothing"
+    assert refused({setting: value}) == f"--{setting} must be {wanted} (got {shown})"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +192,7 @@ def test_all_mistakes_are_reported_at_once():
         ('{"model": null}', "--model must be a string (got None)"),
         (
             '{"filters": [1.5]}',
-            "--filters must be a comma-separated list of integers (got (1.5,))",
+            "--filters must be a comma-separated list of integers (got 1.5)",
         ),
     ],
 )

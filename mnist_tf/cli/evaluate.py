@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from absl import flags
 
 from mnist_tf import data
-from mnist_tf.cli import parsing, quiet
-from mnist_tf.errors import UserError, warn
+from mnist_tf.cli import parsing
+from mnist_tf.errors import UserError, native_output_hidden, warn
 from mnist_tf.predictor import Predictor
 from mnist_tf.reports import evaluation
 
@@ -20,7 +20,7 @@ from mnist_tf.reports import evaluation
 def main(argv: Sequence[str]) -> None:
     """Evaluates as the flags say and prints the report."""
     values = parsing.parse(argv, __doc__ or "", _define, dict)
-    with quiet.native_output_hidden():
+    with native_output_hidden():
         predictor = Predictor(values["model_dir"], values["runtime"])
     name, data_dir = values["dataset"], values["data_dir"]
     if not name and not data_dir:

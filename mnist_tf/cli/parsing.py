@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from mnist_tf.config import SETTINGS
+from mnist_tf.config import SETTINGS, Switch
 from mnist_tf.errors import UserError, unknown_name
 from mnist_tf.predictor import RUNTIMES
 
@@ -45,7 +45,9 @@ class Flags(flags.FlagValues):
             "debug": "Show the traceback of an error.",
         }
         for name, text in switches.items():
-            flags.DEFINE_bool(name, False, text, flag_values=self, module_name=_COMMON)
+            mine: dict = {"flag_values": self, "module_name": _COMMON}
+            letter = "h" if name == "help" else None
+            flags.DEFINE_bool(name, False, text, short_name=letter, **mine)
 
     def _get_flag_file_lines(
         self, filename: str, parsed_file_stack: list[str] | None = None
@@ -54,7 +56,12 @@ class Flags(flags.FlagValues):
         try:
             if not Path(filename).exists() and (RECIPES / filename).is_file():
                 filename = str(RECIPES / filename)
-            return super()._get_flag_file_lines(filename, parsed_file_stack)
+            if filename in (parsed_file_stack or []):  # absl only prints a warning
+                raise UserError(f"--flagfile {filename} names itself; remove the line")
+            lines = super()._get_flag_file_lines(filename, parsed_file_stack)
+            # Editors on Windows write a byte-order mark.
+            lines = [line.removeprefix("\ufeff") for line in lines]
+            return [line for line in lines if not line.startswith(("#", "//"))]
         except UserError:
             raise  # about a flag file that this one names
         except (flags.Error, OSError, ValueError) as error:
@@ -103,6 +110,10 @@ def define_config(values: flags.FlagValues) -> None:
             flags.DEFINE_enum(name, default, list(choices), text, **mine)
         elif field.type in kinds:
             kinds[field.type](name, default, text, **mine)
+        elif field.type == Switch:
+            parser = _SwitchParser()
+            flag = flags.Flag(parser, None, name, default, text, boolean=True)
+            flags.DEFINE_flag(flag, **mine)
         else:
             mine["serializer"] = flags.CsvListSerializer(",")
             shown = ",".join(map(str, default))
@@ -150,8 +161,10 @@ def parse(
             problems.append(_unknown_flag(argument, known))
         elif arguments and index != end:
             parsed[arguments] = [*parsed[arguments], argument]
-        elif index != end:
+        elif index < end:
             problems.append(f"{argument!r} is not a flag; write --name=value")
+        elif index > end:
+            problems.append(f"{argument!r} is no flag after --; remove the --")
     try:
         converted = convert(parsed)
     except UserError as error:
@@ -171,6 +184,18 @@ class _IntegerListParser(flags.ArgumentParser):
 
     def flag_type(self) -> str:
         return "comma-separated list of integers"
+
+
+class _SwitchParser(flags.ArgumentParser):
+    """Parses true, false and auto."""
+
+    syntactic_help = "true, false or auto"
+
+    def parse(self, argument: str) -> Switch:
+        return argument if argument == "auto" else flags.BooleanParser().parse(argument)
+
+    def flag_type(self) -> str:
+        return "bool or auto"
 
 
 class _PathParser(flags.ArgumentParser):

@@ -17,10 +17,10 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from mnist_tf.cli import output, parsing, quiet, terminal
+from mnist_tf.cli import output, parsing, terminal
 from mnist_tf.cli.main import one_line
 from mnist_tf.data import images
-from mnist_tf.errors import UserError
+from mnist_tf.errors import UserError, native_output_hidden
 from mnist_tf.predictor import Predictor
 
 _BATCH = 256  # images per call of the model, from however many files
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
       UserError: some of several inputs cannot be read; raised after all predictions.
     """
     values = parsing.parse(argv, __doc__ or "", _define, _checked, arguments="input")
-    with quiet.native_output_hidden():
+    with native_output_hidden():
         predictor = Predictor(values["model_dir"], values["runtime"])
     inputs = _Inputs(values["input"], values["preprocess"])
     with contextlib.ExitStack() as stack:

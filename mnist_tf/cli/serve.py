@@ -13,8 +13,8 @@ from pathlib import Path
 
 from absl import flags
 
-from mnist_tf.cli import parsing, quiet
-from mnist_tf.errors import UserError
+from mnist_tf.cli import parsing
+from mnist_tf.errors import UserError, native_output_hidden
 
 
 def main(argv: Sequence[str]) -> None:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
         ) from error
 
     listening = http.bind_socket(values["host"], values["port"])
-    with quiet.native_output_hidden():
+    with native_output_hidden():
         model = serving.ServedModel(values["model_dir"], values["runtime"])
     settings = serving.Settings(
         model_name=values["model_name"],

@@ -8,8 +8,9 @@ Progress goes to standard error, the summary to standard output.
 
 from collections.abc import Sequence
 
-from mnist_tf.cli import parsing, quiet
+from mnist_tf.cli import parsing
 from mnist_tf.config import Config
+from mnist_tf.data import limits
 from mnist_tf.errors import UserError, unknown_name
 
 
@@ -22,8 +23,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _config(values: parsing.Values) -> Config:
+    # TensorFlow would crash.
+    limits.check_memory(2**29, "TensorFlow", "raise the limit", reserved=2**30)
     # Here, because TensorFlow takes seconds to import and --help does not need it.
-    quiet.import_tensorflow()
+    from mnist_tf import experiment  # noqa: F401 (imports it silently)
     from mnist_tf.data import DATASETS
     from mnist_tf.model import MODELS
 

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-COMMON = {"debug", "help", "helpfull", "helpshort", "helpxml"}
+COMMON = {"debug", "help", "helpfull", "helpshort", "helpxml"}  # and -h
 
 
 def shown(capsys, main, *arguments):
@@ -18,7 +18,7 @@ def shown(capsys, main, *arguments):
 
 def listed(text):
     """The flags that a help text lists."""
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line.strip().removeprefix("-h,") for line in text.splitlines()]
     names = [line.split(":")[0] for line in lines if line.startswith("--")]
     assert len(set(names)) == len(names)
     return {name.removeprefix("--").removeprefix("[no]") for name in names}
@@ -27,7 +27,7 @@ def listed(text):
 def check_help(capsys, verb, names):
     """Each kind of help of a command lists the flags of these names."""
     about = verb.__doc__.strip()
-    for flag in ("--help", "--helpshort", "-help", "--help=true"):
+    for flag in ("--help", "--helpshort", "-help", "-h", "--help=true"):
         text = shown(capsys, verb.main, flag)
         assert text.startswith(about)
         assert listed(text.removeprefix(about)) == names

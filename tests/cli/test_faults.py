@@ -45,12 +45,13 @@ FLAGS = {
     "--filters=": "--filters must be a comma-separated list of integers (got '')",
     "--validation_split=1": "--validation_split must be at least 0 and less than 1 "
     "(got 1.0)",
-    "--validation_split=0.0001": "--validation_split",
-    "--resume=perhaps": "--resume must be true or false (got 'perhaps')",
+    "--resume=perhaps": "--resume must be true, false or auto (got 'perhaps')",
     "--flagfile=none.cfg": "--flagfile none.cfg cannot be read (No such file or "
     "directory)",
     "--resume": "holds no checkpoint; omit --resume",
     "stray": "'stray' is not a flag; write --name=value",
+    "--model_dir=" + "x" * 300: "--model_dir " + "x" * 300 + " cannot be written to "
+    "(File name too long)",
 }
 
 
@@ -69,7 +70,19 @@ def test_several_mistakes_are_reported_at_once(refused):
 def test_a_directory_that_is_a_file(refused, tmp_path, name):
     (tmp_path / "taken").write_text("mine")
     line = refused(train, "--dataset=sample", f"--{name}=taken/below")
-    assert re.search(rf"--{name}: .*taken is a file; choose a directory", line)
+    assert re.search(rf"--{name} .*taken is a file; choose a directory", line)
+
+
+@pytest.mark.parametrize("name", ["model_dir", "log_dir"])
+def test_a_directory_that_is_a_link_to_itself(refused, tmp_path, name):
+    (tmp_path / "loop").symlink_to("loop")
+    line = refused(train, "--dataset=sample", f"--{name}=loop/below")
+    assert re.search(rf"--{name} .*loop is a broken link; choose a directory", line)
+
+
+def test_a_flag_after_two_dashes(refused):
+    line = refused(train, "--", "--epochs=3")
+    assert line == "'--epochs=3' is no flag after --; remove the --"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
