@@ -25,3 +25,6 @@ __version__ = "0.1.0"
 # oneDNN's kernels. TensorFlow itself uses them only with AVX-512; with AVX2 alone they
 # train the default network 2.5 times as fast. It reads this variable on import.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+# Keras reads this one on import; the project is written for TensorFlow.
+os.environ["KERAS_BACKEND"] = "tensorflow"

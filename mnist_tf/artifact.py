@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_tf.config import SETTINGS, Config
-from mnist_tf.errors import UserError
+from mnist_tf.errors import UserError, native_output_hidden
 
 if TYPE_CHECKING:
     import keras
@@ -114,8 +114,9 @@ def load_model(model_dir: str | os.PathLike) -> "keras.Model":
       UserError: there is no model, it is damaged or of an earlier version, or the code
         of its network has changed.
     """
-    # Here, because a reader of model directories needs no TensorFlow.
-    from mnist_tf.model import build
+    with native_output_hidden():
+        # Here, because a reader of model directories needs no TensorFlow.
+        from mnist_tf.model import build
 
     found = read(model_dir)
     weights = found.weights()

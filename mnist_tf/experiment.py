@@ -5,24 +5,29 @@ The only file that unpacks a `Config`; every part takes values and objects.
 
 import dataclasses
 import functools
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
+
+from mnist_tf.config import Config
+from mnist_tf.errors import Interrupted, UserError, native_output_hidden, say, warn
+
+with native_output_hidden():
+    import keras
+    import tensorflow as tf
+
+    tf.config.list_physical_devices()
 
 from mnist_tf import artifact, data, dataloader, model, nn
-from mnist_tf.config import Config
-from mnist_tf.errors import Interrupted, UserError, warn
 from mnist_tf.run import callbacks, checkpoints, directory, hardware, manifest
 from mnist_tf.run.signals import GracefulStop
 from mnist_tf.trainer import Callback, NotFiniteError, Trainer
 
-Arrays = tuple[np.ndarray, np.ndarray]  # images uint8 [n, H, W], labels int64 [n]
+# Images uint8 [n, H, W], labels int64 [n], and the indices of the samples.
+Split = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _MAX_ROLLBACKS = 3  # what these do not cure is not the learning rate
 _ROLLBACK_FACTOR = 0.5  # of the learning rate
@@ -65,27 +70,31 @@ def run(
       config: all settings.
       strategy: the distribution strategy; the current one by default.
       trainer_class: makes the trainer, such as a subclass with another `train_step`.
-      extra_callbacks: called after progress and TensorBoard, before checkpoints.
+      extra_callbacks: called after TensorBoard, before checkpoints and progress.
 
     Raises:
       UserError: the settings do not fit the data or directories, or training failed.
       Interrupted: SIGINT or SIGTERM arrived; the state of the run is saved.
     """
     config = prepare(config)
-    flags = {"resume": config.resume, "overwrite": config.overwrite}
-    directory.check(config.model_dir, config.log_dir, **flags)
+    check = functools.partial(
+        directory.check,
+        config.model_dir,
+        config.log_dir,
+        resume=config.resume,
+        overwrite=config.overwrite,
+    )
+    check()
     experiment = Experiment(config, strategy, trainer_class, extra_callbacks)
     with directory.locked(config.model_dir):
-        # Again, as the previous owner of the lock left them.
-        directory.check(config.model_dir, config.log_dir, **flags)
+        check()  # again, as the previous owner of the lock left them
         return experiment.run()
 
 
 def prepare(config: Config) -> Config:
     """Sets the thread pools, and resolves what `auto` stands for on this computer."""
     hardware.set_threads(config.intra_op_threads, config.inter_op_threads)
-    if config.shards > 1:
-        hardware.divide_cores(config.shards)
+    hardware.divide_cores(config.shards)
     if config.precision != "auto":
         return config
     return dataclasses.replace(config, precision=hardware.fastest_precision())
@@ -98,7 +107,7 @@ class Experiment:
 
     Attributes:
       dataset: the data set.
-      splits: images and labels of train, validation and test.
+      splits: images, labels and indices into both, of train, validation and test.
       steps_per_epoch: steps in each epoch.
       steps: steps in the run.
 
@@ -122,7 +131,8 @@ class Experiment:
         if self.dataset.warning:
             warn(self.dataset.warning)
         self.splits = _split(config, self.dataset, self.strategy.num_replicas_in_sync)
-        steps = -(-len(self.splits["train"][1]) // config.batch_size)  # in one pass
+        _warn_of_missing_classes(self.splits, self.dataset.labels)
+        steps = -(-len(self.splits["train"][2]) // config.batch_size)  # in one pass
         steps = max(steps, config.min_steps_per_epoch)
         self.steps_per_epoch = min(steps, config.max_steps_per_epoch or steps)
         self.steps = config.epochs * self.steps_per_epoch
@@ -164,8 +174,14 @@ class Experiment:
         keras.utils.set_random_seed(config.seed)
         # Costs nothing measurable, as the pipeline has no stateful random operation.
         tf.config.experimental.enable_op_determinism()
-        smoothed = functools.partial(
-            nn.cross_entropy, label_smoothing=config.label_smoothing
+        weights = None
+        if config.class_weights == "balanced":
+            _, labels, indices = self.splits["train"]
+            weights = nn.balanced_weights(labels[indices], len(self.dataset.labels))
+        loss = functools.partial(
+            nn.cross_entropy,
+            label_smoothing=config.label_smoothing,
+            class_weights=weights,
         )
         with self.strategy.scope():
             schedule = nn.WarmupSchedule(
@@ -184,7 +200,7 @@ class Experiment:
         trainer = self.trainer_class(
             model=network,
             optimizer=optimizer,
-            loss=smoothed,
+            loss=loss,
             evaluation_loss=nn.cross_entropy,
             metrics=nn.METRICS,
             strategy=self.strategy,
@@ -199,6 +215,7 @@ class Experiment:
         """Returns the batches from the trainer's step to the end, for all replicas."""
         clock = time.perf_counter()
         config = self.config
+        images, labels, indices = self.splits["train"]
         augmentation = {
             "none": None,
             "shift": nn.Augmentation(config.augment_shift, whole_pixels=True),
@@ -210,9 +227,11 @@ class Experiment:
 
         def pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
             return dataloader.training_batches(
-                *self.splits["train"],
+                images,
+                labels,
                 batch_size=config.batch_size,
                 seed=config.seed,
+                indices=indices,
                 augmentation=augmentation,
                 start=trainer.step,
                 stop=self.steps,
@@ -227,9 +246,10 @@ class Experiment:
 
     def evaluation_batches(self, split: str) -> Iterable | None:
         """Returns every sample of a split once; None if it has none."""
-        if not len(self.splits[split][1]):
+        images, labels, indices = self.splits[split]
+        if not len(indices):
             return None
-        batches = dataloader.evaluation_batches(*self.splits[split])
+        batches = dataloader.evaluation_batches(images[indices], labels[indices])
         return self.strategy.experimental_distribute_dataset(batches)
 
     def _train(
@@ -242,9 +262,20 @@ class Experiment:
             trainer = self.build_trainer(rate)
             hardware.check_room(trainer, images, config.batch_size, manager.folder)
             description = manifest.describe(
-                config.to_dict(), self.dataset, self.splits, trainer.model
+                config.to_dict(),
+                self.dataset,
+                self.splits,
+                trainer.model,
+                hardware.describe(config.precision),
+                manager.events,
             )
             manager.restore(trainer, description)
+            if trainer.step > self.steps:
+                raise UserError(
+                    f"--epochs={config.epochs} ends at step {self.steps}, but the run "
+                    f"in --model_dir is at step {trainer.step}; raise --epochs, or use "
+                    "--overwrite to start afresh"
+                )
             save = functools.partial(manager.save, trainer, description)
             try:
                 self._fit(trainer, save, log_dir)
@@ -252,26 +283,28 @@ class Experiment:
             except NotFiniteError as error:
                 if config.on_nonfinite == "stop" or manager.rollbacks == _MAX_ROLLBACKS:
                     raise
-                manager.rollbacks += 1
                 step = manager.latest[1]["step"] if manager.latest else 0
+                rate *= _ROLLBACK_FACTOR
+                manager.events.append(
+                    {"step": step, "event": "rollback", "learning_rate": rate}
+                )
                 warn(
                     f"{error}. Rolling back to step {step} with --learning_rate="
-                    f"{rate * _ROLLBACK_FACTOR:g} ({manager.rollbacks} of "
-                    f"{_MAX_ROLLBACKS} rollbacks)"
+                    f"{rate:g} ({manager.rollbacks} of {_MAX_ROLLBACKS} rollbacks)"
                 )
 
     def _fit(self, trainer: Trainer, save: Callable[[], None], log_dir: Path) -> None:
         """Trains to the end, or until a signal or early stopping ends the run."""
         config = self.config
         if trainer.step >= self.steps:
-            print("the run is complete; raise --epochs to train on", file=sys.stderr)
+            say("the run is complete; raise --epochs to train on")
         progress = callbacks.ProgressBar(done=trainer.step)
         tensorboard = callbacks.TensorBoardLogger(
             log_dir, config.to_dict(), trainer.step
         )
         early_stopping = callbacks.EarlyStopping(trainer, config.early_stopping)
         early_stopping.check()
-        # Last, so that a checkpoint has the state that the others have at its step.
+        # A checkpoint has the state that the callbacks before it have at its step.
         checkpointer = callbacks.Checkpointer(
             save, config.save_every, config.save_every_seconds, trainer.step
         )
@@ -289,8 +322,8 @@ class Experiment:
                     steps_per_epoch=self.steps_per_epoch,
                     validation=self.evaluation_batches("validation"),
                     callbacks=[
-                        progress, tensorboard, *self.extra_callbacks, early_stopping,
-                        checkpointer,
+                        tensorboard, *self.extra_callbacks, early_stopping,
+                        checkpointer, progress,
                     ],
                 )  # fmt: skip
             finally:
@@ -301,7 +334,7 @@ class Experiment:
                 where = f"saved at step {trainer.step} of {self.steps}"
                 raise Interrupted(signals.signum, f"{where}; continue with --resume")
         if trainer.stopped:
-            print(f"stopped early: {trainer.stopped}", file=sys.stderr)
+            say(f"stopped early: {trainer.stopped}")
 
     def _evaluate(self, trainer: Trainer, finished: keras.Model) -> dict[str, Any]:
         """The content of metrics.json but its times, of the model that is exported."""
@@ -350,7 +383,7 @@ class Experiment:
             ) from error
 
 
-def _split(config: Config, dataset: data.Dataset, replicas: int) -> dict[str, Arrays]:
+def _split(config: Config, dataset: data.Dataset, replicas: int) -> dict[str, Split]:
     """Splits the data into train, validation and test."""
     images, labels = dataset.train_images, dataset.train_labels
     train, validation = dataloader.split_validation(
@@ -378,7 +411,24 @@ def _split(config: Config, dataset: data.Dataset, replicas: int) -> dict[str, Ar
             f"{config.batch_size})"
         )
     return {
-        "train": (images[train], labels[train]),
-        "validation": (images[validation], labels[validation]),
-        "test": (dataset.test_images, dataset.test_labels),
+        "train": (images, labels, train),
+        "validation": (images, labels, validation),
+        "test": (
+            dataset.test_images,
+            dataset.test_labels,
+            np.arange(len(dataset.test_labels)),
+        ),
     }
+
+
+def _warn_of_missing_classes(splits: Mapping[str, Split], names: Sequence[str]) -> None:
+    """Warns of classes without any image in a split that has images."""
+    for split, (_, labels, indices) in splits.items():
+        counts = np.bincount(labels[indices], minlength=len(names))
+        missing = [name for name, count in zip(names, counts, strict=True) if not count]
+        if missing and len(indices):
+            shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+            warn(
+                f"{len(missing)} of the {len(names)} classes have no {split} image: "
+                f"{shown}"
+            )

@@ -162,8 +162,10 @@ class Trainer:
 
         Raises:
           NotFiniteError: the loss or a weight is NaN or infinite.
+          UserError: there are fewer batches than steps.
         """
         self._restore_callbacks(callbacks)
+        before = self._iterations() - self.step
         clock = time.perf_counter()
         iterator, steps = iter(batches), epochs * steps_per_epoch
         self._train_steps(iterator, tf.constant(0))  # traces without training
@@ -188,6 +190,12 @@ class Trainer:
                 self.seconds["callbacks"] += time.perf_counter() - clock
         except _StoppedError:
             pass  # the next `fit` validates the epoch
+        except tf.errors.OutOfRangeError as error:
+            came = self._iterations() - before
+            raise UserError(
+                f"the batches ended after step {came} of {steps}; pass batches for "
+                f"{epochs} x {steps_per_epoch} steps"
+            ) from error
         finally:
             self.running = False
 
@@ -303,6 +311,9 @@ class Trainer:
         self._callback_states = dict(record["callbacks"])
         for phase, seconds in record["seconds"].items():
             self.seconds[phase] += seconds
+
+    def _iterations(self) -> int:
+        return int(np.asarray(self.optimizer.iterations))
 
     def _restore_callbacks(self, callbacks: Sequence[Callback]) -> None:
         self._stateful = {

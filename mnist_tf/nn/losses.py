@@ -1,10 +1,16 @@
 """Loss functions: (labels, logits) -> the loss of each sample."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import tensorflow as tf
 
 
 def cross_entropy(
-    labels: tf.Tensor, logits: tf.Tensor, label_smoothing: float = 0.0
+    labels: tf.Tensor,
+    logits: tf.Tensor,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] | None = None,
 ) -> tf.Tensor:
     """Computes the cross-entropy of each sample, in nats.
 
@@ -13,6 +19,7 @@ def cross_entropy(
       logits: float [B, C].
       label_smoothing: fraction of the target spread evenly over all classes (Szegedy et
         al., 2016, arXiv:1512.00567).
+      class_weights: factor for the loss of the samples of each class; None for 1.
 
     Returns:
       float32 [B].
@@ -20,4 +27,19 @@ def cross_entropy(
     classes = logits.shape[-1]
     on_value = 1.0 - label_smoothing * (classes - 1) / classes
     targets = tf.one_hot(labels, classes, on_value, label_smoothing / classes)
-    return tf.nn.softmax_cross_entropy_with_logits(targets, tf.cast(logits, tf.float32))
+    logits = tf.cast(logits, tf.float32)
+    losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+    if class_weights is not None:
+        losses *= tf.gather(tf.constant(class_weights, tf.float32), labels)
+    return losses
+
+
+def balanced_weights(labels: np.ndarray, num_classes: int) -> list[float]:
+    """Returns class weights that give each class the same part in the loss.
+
+    The mean over the samples is 1. A class without a sample has weight 0. Method: King
+    and Zeng, 2001, doi:10.1093/oxfordjournals.pan.a004868.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    share = len(labels) / np.count_nonzero(counts)
+    return [share / count if count else 0.0 for count in counts.tolist()]

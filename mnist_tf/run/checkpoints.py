@@ -7,7 +7,6 @@ object with its counters, its history and the settings of the run.
 import io
 import json
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from mnist_tf import artifact
+from mnist_tf.config import Switch
 from mnist_tf.data import arrays as array_files
-from mnist_tf.errors import UserError
+from mnist_tf.errors import UserError, say, warn
 from mnist_tf.run import manifest
 from mnist_tf.trainer import Trainer
 
-VERSION = 3
+VERSION = 4
 KEEP = 2  # the latest, and the one before it in case that is damaged
 
 Arrays = Mapping[str, np.ndarray]
@@ -29,46 +29,61 @@ Arrays = Mapping[str, np.ndarray]
 class CheckpointManager:
     """The checkpoints of a run: the files in `folder`, and the latest one in memory.
 
+    `resume` is the setting of that name.
+
     Attributes:
       latest: arrays and record of the latest checkpoint; None if there is none.
       log_name: name of the run's TensorBoard directory; "" if it has none yet.
-      rollbacks: how often the run was rolled back.
+      events: what happened to the run besides training: rollbacks and, on resume,
+        other epochs or other hardware. JSON types.
 
     Raises:
       UserError: `resume` is set and there is no checkpoint that can be read.
     """
 
-    def __init__(self, folder: Path, resume: bool) -> None:
+    def __init__(self, folder: Path, resume: Switch) -> None:
         self.folder = folder
         self.latest: tuple[Arrays, dict[str, Any]] | None = None
         self.log_name = ""
-        self.rollbacks = 0
+        self.events: list[dict[str, Any]] = []
+        found = find(folder)
         # Those of a run that is overwritten stay until the first one of this run.
-        self._stale = [] if resume else find(folder)
-        if resume:
+        self._stale = [] if resume else found
+        if resume is True or (resume and found):
             arrays, record, damaged = load(folder)
             for sentence in damaged:
-                print(f"warning: {sentence}; using the one before", file=sys.stderr)
+                say(f"warning: {sentence}; using the one before")
             self.latest = arrays, record
-            self.log_name, self.rollbacks = record["log_name"], record["rollbacks"]
+            self.log_name = record["log_name"]
+            self.events = record["description"]["events"]
+
+    @property
+    def rollbacks(self) -> int:
+        """How often the run was rolled back."""
+        return sum(event["event"] == "rollback" for event in self.events)
 
     def restore(self, trainer: Trainer, description: Mapping[str, Any]) -> None:
         """Restores the latest checkpoint, if there is one, into a new trainer.
+
+        Warns of what has changed since, and adds it to the events.
 
         Raises:
           UserError: it is of other settings or data.
         """
         if self.latest:
             arrays, record = self.latest
-            manifest.check_same(record["description"], description)
+            for change in manifest.compare(record["description"], description):
+                event = {"step": record["step"], **change}
+                warn(f"--resume: {manifest.describe_event(event)}")
+                self.events.append(event)
+            # Only once: a rollback may restore the same checkpoint again.
+            self.latest = arrays, {**record, "description": description}
             trainer.restore(arrays, record)
 
     def save(self, trainer: Trainer, description: Mapping[str, Any]) -> None:
         """Saves the state of a trainer, with the description of its run."""
         arrays, record = trainer.state()
-        record.update(
-            description=description, log_name=self.log_name, rollbacks=self.rollbacks
-        )
+        record.update(description=description, log_name=self.log_name)
         save(self.folder, trainer.step, arrays, record, self._stale)
         self._stale = []
         self.latest = arrays, record
@@ -110,9 +125,9 @@ def save(
         for old in find(folder)[KEEP:]:
             old.unlink()
     except OSError as error:
+        again = "continue with --resume" if find(folder) else "start again"
         raise UserError(
-            f"{path} cannot be written ({error.strerror}); free some space and "
-            "continue with --resume"
+            f"{path} cannot be written ({error.strerror}); free some space and {again}"
         ) from error
 
 

@@ -8,14 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mnist_tf import artifact
+from mnist_tf.config import Switch
 from mnist_tf.errors import UserError
 from mnist_tf.run import checkpoints
 
 _LOCK = ".lock"
 
 
-def check(model_dir: str, log_dir: str, *, resume: bool, overwrite: bool) -> None:
+def check(model_dir: str, log_dir: str, *, resume: Switch, overwrite: bool) -> None:
     """Rejects directories that cannot be written to or hold what would be lost.
+
+    Arguments are the settings of the same names.
 
     Raises:
       UserError: names the directory and the flag that helps.
@@ -23,18 +26,26 @@ def check(model_dir: str, log_dir: str, *, resume: bool, overwrite: bool) -> Non
     problems = []
     for flag, name in {"--model_dir": model_dir, "--log_dir": log_dir}.items():
         folder = Path(name).absolute()
-        existing = next(p for p in (folder, *folder.parents) if p.exists())
-        if not existing.is_dir():
-            problems.append(f"{flag}: {existing} is a file; choose a directory")
+        existing = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+        if existing.is_symlink() and not existing.exists():
+            problems.append(f"{flag} {existing} is a broken link; choose a directory")
+        elif not existing.is_dir():
+            problems.append(f"{flag} {existing} is a file; choose a directory")
         elif not os.access(existing, os.W_OK | os.X_OK):
-            problems.append(f"{flag}: {existing} is not writable; choose another")
+            problems.append(f"{flag} {existing} is not writable; choose another")
     if problems:
         raise UserError("; ".join(problems))
     folder = Path(model_dir) / artifact.CHECKPOINTS
-    saved = checkpoints.find(folder)
-    if resume and not saved:
-        raise UserError(f"--resume: {folder} holds no checkpoint; omit --resume")
-    if (artifact.holds_model(model_dir) or saved) and not (resume or overwrite):
+    with _creating("--model_dir", Path(model_dir)):
+        saved = checkpoints.find(folder)
+        holds_model = artifact.holds_model(model_dir)
+    if resume is True and not saved:
+        raise UserError(
+            f"--resume: {folder} holds no checkpoint; omit --resume, or use "
+            "--resume=auto to start a run where there is none"
+        )
+    allowed = overwrite or (resume and saved)
+    if (holds_model or saved) and not allowed:
         raise UserError(
             f"--model_dir {model_dir} holds a model or an unfinished run; use "
             "--overwrite to replace it, --resume to continue it, or another --model_dir"
@@ -51,10 +62,12 @@ def locked(model_dir: str) -> Iterator[None]:
       UserError: another process holds it.
     """
     path = Path(model_dir) / _LOCK
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _lock(path)
+    with _creating("--model_dir", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _lock(path)
     try:
-        os.write(descriptor, f"process {os.getpid()}".encode())
+        with _creating("--model_dir", path.parent):
+            os.write(descriptor, f"process {os.getpid()}".encode())
         yield
     finally:
         path.unlink(missing_ok=True)
@@ -88,8 +101,23 @@ def new_log_name(log_dir: str, model: str) -> str:
     name, others = first, 1
     while True:
         try:
-            (Path(log_dir) / name).mkdir(parents=True)
+            with _creating("--log_dir", Path(log_dir)):
+                (Path(log_dir) / name).mkdir(parents=True)
             return name
         except FileExistsError:
             others += 1
             name = f"{first}+{others}"
+
+
+@contextlib.contextmanager
+def _creating(flag: str, folder: Path) -> Iterator[None]:
+    """Reports that a folder cannot be made or written to as a `UserError`."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{flag} {folder} cannot be written to ({error.strerror}); free some space "
+            "or choose another"
+        ) from error

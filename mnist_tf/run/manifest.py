@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,13 @@ def describe(
     dataset: Dataset,
     splits: Mapping[str, tuple],
     model: keras.Model,
+    hardware: Mapping[str, Any],
+    events: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Returns what config.json says of a run: settings, data, model, versions, commit.
 
-    Settings are JSON types; `splits` maps names to (images, labels).
+    Settings are JSON types; `splits` maps names to tuples that end with indices;
+    `hardware` is that of `hardware.describe`, `events` those of the checkpoints.
     """
     packages = ("tensorflow", "keras", "numpy", "ai-edge-litert")
     return {
@@ -42,13 +45,15 @@ def describe(
             "sha256": dataset.sha256,
             "labels": list(dataset.labels),
             "image_shape": list(dataset.train_images.shape[1:]),
-            "images": {name: len(labels) for name, (_, labels) in splits.items()},
+            "images": {name: len(rows) for name, (*_, rows) in splits.items()},
         },
         "model": {
             "name": settings["model"],
             "class": type(model).__name__,
             "parameters": model.count_params(),
         },
+        "hardware": hardware,
+        "events": events,
         "versions": {
             "python": platform.python_version(),
             **{name: _version(name) for name in packages},
@@ -57,8 +62,11 @@ def describe(
     }
 
 
-def check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def compare(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Compares what `describe` returned for a run and for the one that resumes it.
+
+    Returns:
+      The changes that are allowed but lead to other weights, as events.
 
     Raises:
       UserError: settings or data differ that decide the weights; names each.
@@ -78,6 +86,36 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             f"--resume: {'; '.join(differ)}; use the settings that the run was started "
             "with, or --overwrite to start afresh"
         )
+    pairs = {
+        "epochs": (was["epochs"], is_now["epochs"]),
+        "hardware": (saved["hardware"], now["hardware"]),
+    }
+    return [
+        {"event": what, "from": before, "to": after}
+        for what, (before, after) in pairs.items()
+        if before != after
+    ]
+
+
+def describe_event(event: Mapping[str, Any]) -> str:
+    """Describes an event of a run in one line.
+
+    >>> describe_event({"step": 64, "event": "epochs", "from": 2, "to": 3})
+    'from step 64 on the learning rate follows the schedule of 3 epochs, no longer of 2'
+    """
+    where = f"from step {event['step']} on"
+    if event["event"] == "rollback":
+        return f"{where} the learning rate was {event['learning_rate']:g} at its peak"
+    before, after = event["from"], event["to"]
+    if event["event"] == "epochs":
+        schedule = f"{where} the learning rate follows the schedule of {after} epochs"
+        return f"{schedule}, no longer of {before}"
+    differ = [
+        f"{key.replace('_', ' ')} {before[key]} -> {after[key]}"
+        for key in after
+        if before[key] != after[key]
+    ]
+    return f"{where} other hardware, which adds up otherwise: {', '.join(differ)}"
 
 
 def summary(
@@ -92,8 +130,10 @@ def summary(
     lines = [
         f"data        {metrics['dataset']} ({data['origin']}): {counts}",
         f"model       {name}, {metrics['parameters']:,} parameters",
-        f"training    {metrics['epochs']} epochs, {metrics['steps']:,} steps, "
+        f"training    {_count(metrics['epochs'], 'epoch')}, "
+        f"{_count(metrics['steps'], 'step')}, "
         f"{metrics['images_per_second']:,.0f} images/s",
+        *(f"{'':<11} {describe_event(event)}" for event in description["events"]),
     ]
     for split in ("validation", "test"):
         if split in metrics:
@@ -107,6 +147,10 @@ def summary(
         f"logs in     {folders[1]}",
     ]
     return "\n".join(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _version(package: str) -> str | None:

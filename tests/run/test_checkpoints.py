@@ -75,7 +75,7 @@ def test_a_partial_checkpoint_is_ignored(folder):
 @pytest.mark.fault
 def test_a_checkpoint_of_another_version_is_refused(folder, monkeypatch):
     monkeypatch.setattr(checkpoints, "VERSION", 99)
-    words = r"step-000000010\.npz has version 3, not 99; .* use --overwrite to start"
+    words = r"step-000000010\.npz has version 4, not 99; .* use --overwrite to start"
     with pytest.raises(UserError, match=words):
         checkpoints.load(folder)
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import time
 
 import pytest
@@ -27,7 +28,7 @@ def test_a_directory_that_is_a_file_is_named_with_all_others(tmp_path):
     with pytest.raises(UserError) as error:
         check(tmp_path)
     assert str(error.value) == "; ".join(
-        f"--{flag}: {tmp_path / name} is a file; choose a directory"
+        f"--{flag} {tmp_path / name} is a file; choose a directory"
         for flag, name in (("model_dir", "out"), ("log_dir", "logs"))
     )
 
@@ -54,6 +55,18 @@ def test_a_run_without_a_checkpoint_cannot_be_resumed(tmp_path):
 
 
 @pytest.mark.fault
+def test_auto_resumes_a_run_and_starts_one_where_nothing_would_be_lost(tmp_path):
+    check(tmp_path, resume="auto")
+    (tmp_path / "out" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "out" / "checkpoints" / "step-000000010.npz").write_text("mine")
+    check(tmp_path, resume="auto")
+    (tmp_path / "out" / "checkpoints" / "step-000000010.npz").unlink()
+    (tmp_path / "out" / "config.json").write_text("mine")
+    with pytest.raises(UserError, match="holds a model or an unfinished run"):
+        check(tmp_path, resume="auto")
+
+
+@pytest.mark.fault
 def test_the_lock_names_its_holder_and_is_released(tmp_path):
     out = tmp_path / "out"
     with directory.locked(str(out)):
@@ -77,3 +90,23 @@ def test_runs_that_start_at_the_same_time_have_different_log_names(
     stem = "20260101-120000-cnn"
     assert names == [stem, f"{stem}+2", f"{stem}+3"]
     assert {path.name for path in (tmp_path / "logs").iterdir()} == set(names)
+
+
+@pytest.mark.fault
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a full disk")
+@pytest.mark.parametrize("flag", ["--model_dir", "--log_dir"])
+def test_a_full_disk_is_named_with_its_flag(tmp_path, flag):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=2", "tmpfs", tmp_path]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk needs the right to mount one")
+    try:
+        (tmp_path / "last").touch()  # the last inode
+        line = f"^{flag} {tmp_path}/new cannot be written to \\(No space left on device"
+        with pytest.raises(UserError, match=line):
+            if flag == "--log_dir":
+                directory.new_log_name(str(tmp_path / "new"), "cnn")
+            else:
+                with directory.locked(str(tmp_path / "new")):
+                    pass
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)

@@ -8,16 +8,18 @@ from mnist_tf.config import Config
 from mnist_tf.errors import UserError
 from mnist_tf.run import manifest
 
+HARDWARE = {"processor": "some avx2", "cores": 2, "intra_op_threads": 1}
+
 
 def described(**settings):
     config = Config(**settings).to_dict()
-    return {"config": config, "dataset": {"sha256": "0", "name": "sample"}}
+    dataset = {"sha256": "0", "name": "sample"}
+    return {"config": config, "dataset": dataset, "hardware": HARDWARE}
 
 
 @pytest.mark.parametrize(
     "setting",
     [
-        {"epochs": 9},
         {"test_shift": 1},
         {"log_every": 9},
         {"save_every": 9},
@@ -25,7 +27,20 @@ def described(**settings):
     ],
 )
 def test_settings_that_do_not_affect_the_weights_may_change(setting):
-    manifest.check_same(described(), described(**setting))
+    assert manifest.compare(described(), described(**setting)) == []
+
+
+def test_other_epochs_and_other_hardware_are_events_of_the_run():
+    now = described(epochs=9) | {"hardware": HARDWARE | {"cores": 1}}
+    epochs, hardware = manifest.compare(described(), now)
+    assert epochs == {"event": "epochs", "from": 4, "to": 9}
+    assert hardware == {
+        "event": "hardware", "from": HARDWARE, "to": HARDWARE | {"cores": 1}
+    }  # fmt: skip
+    line = manifest.describe_event({"step": 64, **hardware})
+    assert line == (
+        "from step 64 on other hardware, which adds up otherwise: cores 2 -> 1"
+    )
 
 
 @pytest.mark.fault
@@ -44,7 +59,7 @@ def test_settings_that_do_not_affect_the_weights_may_change(setting):
 )
 def test_settings_that_affect_the_weights_may_not_change(setting, line):
     with pytest.raises(UserError, match=f"^--resume: {re.escape(line)}; use the"):
-        manifest.check_same(described(), described(**setting))
+        manifest.compare(described(), described(**setting))
 
 
 @pytest.mark.fault
@@ -52,21 +67,25 @@ def test_the_data_may_not_change():
     other = described() | {"dataset": {"sha256": "1", "name": "mnist"}}
     line = "^--resume: the data set was sample and is now mnist; use the settings"
     with pytest.raises(UserError, match=line):
-        manifest.check_same(described(), other)
+        manifest.compare(described(), other)
 
 
 def test_a_setting_newer_than_the_checkpoint_had_its_default():
     saved = described()
     del saved["config"]["max_steps_per_epoch"]
-    manifest.check_same(saved, described())
+    manifest.compare(saved, described())
     with pytest.raises(UserError, match="--max_steps_per_epoch was 0 and is now 9"):
-        manifest.check_same(saved, described(max_steps_per_epoch=9))
+        manifest.compare(saved, described(max_steps_per_epoch=9))
 
 
 def test_the_summary_shows_every_metric_and_accuracy_first():
     description = {
         "dataset": {"origin": "the project", "images": {"train": 4050, "test": 0}},
         "model": {"name": "fc"},
+        "events": [
+            {"step": 32, "event": "rollback", "learning_rate": 0.005},
+            {"step": 48, "event": "epochs", "from": 1, "to": 2},
+        ],
     }
     metrics = {
         "dataset": "sample",
@@ -82,6 +101,9 @@ def test_the_summary_shows_every_metric_and_accuracy_first():
         "data        sample (the project): 4,050 train",
         "model       fc, 7,850 parameters",
         "training    2 epochs, 64 steps, 7,123 images/s",
+        "            from step 32 on the learning rate was 0.005 at its peak",
+        "            from step 48 on the learning rate follows the schedule of 2 "
+        "epochs, no longer of 1",
         "test        accuracy 50.00%  loss 0.2500  top_3 0.7500",
         "time        data 0.2 s, train 12.0 s",
         "model in    out",
