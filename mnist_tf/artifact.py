@@ -1,6 +1,7 @@
 """The model directory: the only file that knows its layout.
 
-    out/config.json       settings, data set, versions, checksums of the other files
+    out/config.json       settings, data set, versions, what happened to the run,
+                          checksums of the weights and of the other files
     out/metrics.json      what was measured
     out/saved_model/      SavedModel with the signature `serve`
     out/model.tflite      the same function for LiteRT
@@ -193,7 +194,8 @@ def write(
       model_dir: created if it does not exist; other files in it are left alone.
       model: maps images [B, H, W, 1] of 0..255 to logits; float32.
       image_shape: (height, width) of an image in pixels.
-      description: the content of config.json besides version and checksums.
+      description: the content of config.json besides version and checksums. That of
+        the weights is equal for equal weights; files of equal weights may differ.
       metrics: called after the export; returns the content of metrics.json.
 
     Returns:
@@ -215,6 +217,9 @@ def write(
         measured = metrics()
         _write_json(writing / _METRICS, measured)
         whole = {"schema_version": SCHEMA_VERSION, **description, "files": files}
+        whole["weights_sha256"] = _sha256(
+            b"".join(array.tobytes() for array in model.get_weights())
+        )
         _write_json(writing / _CONFIG, whole)
         for place in [*writing.rglob("*"), writing]:
             sync(place)

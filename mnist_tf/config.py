@@ -171,7 +171,7 @@ class Config:
         "instead of the last ones.", TRAINING)
     seed: int = setting(
         1, "Seed of all randomness. The same seed gives the same weights, bit for bit, "
-        "on the same machine.", TRAINING,
+        "on the same machine with the same number of cores.", TRAINING,
         limits=("between 0 and 2**31 - 1", lambda value: 0 <= value < 2**31))
 
     model_dir: str = setting(

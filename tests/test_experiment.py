@@ -300,3 +300,83 @@ def test_a_directory_of_image_files_has_labels_of_any_name(run, tmp_path):
     predictor = Predictor(tmp_path / "out")
     assert predictor.labels == ("bright", "dark")
     assert predictor.predict(image[np.newaxis])[0].label == "dark"
+
+
+def unbalanced(folder, *, few, classes=("a", "b"), tests=True):
+    """Image files of classes, all but the first with `few` training images."""
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 28, 28), np.uint8)
+    for name in classes:
+        for split, count in (("train", 40 if name == "a" else few), ("test", 2)):
+            target = folder / split / name
+            target.mkdir(parents=True)
+            for index in range(count if tests or split == "train" else name == "a"):
+                Image.fromarray(pixels[index]).save(target / f"{index}.png")
+    return {"dataset": "custom", "data_dir": str(folder), "batch_size": 8}
+
+
+def test_a_small_class_keeps_an_image_for_validation(run, tmp_path):
+    result = run(**unbalanced(tmp_path / "data", few=3))
+    images = result.description["dataset"]["images"]
+    assert images == {"train": 36 + 2, "validation": 4 + 1, "test": 4}
+
+
+@pytest.mark.fault
+def test_classes_without_images_in_a_split_are_named(run, tmp_path, capsys):
+    classes = ["a", *(f"class {number}" for number in range(12))]
+    run(**unbalanced(tmp_path / "data", few=1, classes=classes, tests=False))
+    text = " ".join(capsys.readouterr().err.split())
+    names = ", ".join(sorted(classes)[1:11])
+    for split in ("validation", "test"):
+        line = f"12 of the 13 classes have no {split} image: {names}, ..."
+        assert line in text
+    assert "no train image" not in text
+
+
+def test_balanced_classes_have_the_same_part_in_the_loss(run, tmp_path):
+    data = unbalanced(tmp_path / "data", few=4)
+    plain, balanced = (
+        run(**data, class_weights=weights, overwrite=True, validation_split=0.0)
+        for weights in ("none", "balanced")
+    )
+    assert differ(plain.model.get_weights(), balanced.model.get_weights())
+
+
+def in_python(*lines, **environment):
+    """A process that trains for a few steps after these lines."""
+    code = [
+        *lines,
+        "from mnist_tf import experiment",
+        "from mnist_tf.config import Config",
+        "import tempfile",
+        "folder = tempfile.mkdtemp()",
+        "experiment.run(Config(dataset='sample', epochs=1, max_steps_per_epoch=2,",
+        "    model_dir=f'{folder}/out', log_dir=f'{folder}/logs'))",
+    ]
+    return subprocess.run(
+        [sys.executable, "-c", "\n".join(code)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def test_python_shows_nothing_but_progress():
+    done = in_python()
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("epoch 1/1  step 2/2")
+    assert done.stdout == ""
+
+
+def test_the_users_keras_settings_do_not_matter(tmp_path):
+    settings = {"backend": "jax", "image_data_format": "channels_first"}
+    (tmp_path / "keras.json").write_text(json.dumps(settings))
+    done = in_python(KERAS_HOME=str(tmp_path), KERAS_BACKEND="torch")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.fault
+def test_another_backend_that_is_running_is_refused():
+    done = in_python("import keras", "keras.backend.backend = lambda: 'jax'")
+    line = "UserError: Keras runs on jax; import mnist_tf before keras, or set "
+    assert line in done.stderr

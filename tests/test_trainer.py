@@ -15,6 +15,7 @@ from mnist_tf.errors import UserError
 from mnist_tf.nn.losses import cross_entropy
 from mnist_tf.trainer import Trainer, best_epoch
 from tests.toy import (
+    STEPS,
     Mixup,
     TwoOptimizers,
     assert_same_weights,
@@ -308,3 +309,12 @@ def test_two_replicas_compute_what_one_device_does():
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.fault
+def test_batches_that_end_early_are_counted():
+    trainer = make_trainer("fc")
+    batches = training_batches(*data(), batch_size=16, seed=1, stop=STEPS + 2)
+    line = rf"the batches ended after step {STEPS + 2} of {2 * STEPS}; pass batches for"
+    with pytest.raises(UserError, match=line):
+        trainer.fit(batches, epochs=2, steps_per_epoch=STEPS)

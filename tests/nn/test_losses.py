@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnist_tf.nn.losses import cross_entropy
+from mnist_tf.nn.losses import balanced_weights, cross_entropy
 
 LABELS = np.array([1, 0])
 LOGITS = np.array([[1.0, 2.0, 0.5], [0.1, 0.2, 0.3]])
@@ -25,3 +25,16 @@ def test_bfloat16_logits_give_float32_losses():
     losses = cross_entropy(LABELS, tf.constant(LOGITS, tf.bfloat16))
     assert losses.dtype == tf.float32
     np.testing.assert_allclose(losses, cross_entropy(LABELS, LOGITS), rtol=0.01)
+
+
+def test_class_weights_scale_the_losses_of_their_class():
+    losses = cross_entropy(LABELS, LOGITS)
+    weighted = cross_entropy(LABELS, LOGITS, class_weights=[2.0, 0.5, 9.0])
+    np.testing.assert_allclose(weighted, losses * [0.5, 2.0])
+
+
+def test_balanced_weights_give_each_class_the_same_part():
+    labels = np.array([0] * 6 + [2] * 2)
+    weights = balanced_weights(labels, 4)
+    assert weights == [8 / 2 / 6, 0.0, 8 / 2 / 2, 0.0]
+    assert np.take(weights, labels).mean() == 1.0

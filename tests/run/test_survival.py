@@ -150,10 +150,9 @@ class TestNoSpace:
         ("flags", "file_bytes", "words"),
         [
             (["--epochs=3"], 20_000, "npz cannot be written (File too large); free"),
-            (["--epochs=3"], 100, "--log_dir {}/logs/"),
             ([], 20_000, "--model_dir {}/out cannot be written to ("),
         ],
-        ids=["for a checkpoint", "for the logs", "for the model"],
+        ids=["for a checkpoint", "for the model"],
     )
     def test_the_latest_checkpoint_is_kept_and_can_be_resumed(
         self, tmp_path, call, left, flags, file_bytes, words
@@ -170,8 +169,49 @@ class TestNoSpace:
     def test_for_the_first_checkpoint(self, tmp_path, call):
         code, text = call(file_bytes=20_000)
         assert code == 1
-        assert "cannot be written (File too large)" in error(text)
+        assert (
+            "cannot be written (File too large); free some space and start again"
+            in (error(text))
+        )
         assert contents(tmp_path / "out") == {}
+
+    def test_for_progress(self, tmp_path, command):
+        with open("/dev/full", "w") as full:
+            run = command("--epochs=1")
+            done = subprocess.run(
+                run, cwd=ROOT, stdout=subprocess.PIPE, stderr=full, text=True
+            )
+        assert done.returncode == 0
+        assert done.stdout.startswith(
+            "warning: progress cannot be shown (No space left on device)\n"
+        )
+        assert (tmp_path / "out" / "config.json").exists()
+
+    def test_for_a_warning_before_the_first_step(self, tmp_path, command):
+        run = " ".join(command("--resume=auto", "--epochs=1", "--dataset=auto"))
+        line = (
+            f"XDG_CACHE_HOME={tmp_path} ALL_PROXY=http://127.0.0.1:1 {run} 2>/dev/full"
+        )
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert done.returncode == 0
+        assert "warning: using the 5,000 digits" in done.stdout
+
+
+@pytest.mark.fault
+def test_a_log_directory_that_cannot_be_written_to_costs_the_curves(
+    tmp_path, call, left
+):
+    (log_dir,) = (tmp_path / "logs").iterdir()
+    shutil.rmtree(log_dir)
+    log_dir.write_text("a file")
+    code, text = call("--resume", "--epochs=3")
+    assert code == 0, text
+    assert "the run goes on without curves" in " ".join(text.split())
+    assert checkpoints.load(tmp_path / "out" / "checkpoints")[1]["step"] == (
+        3 * STEPS_PER_EPOCH
+    )
 
 
 @pytest.mark.fault
@@ -230,6 +270,11 @@ class TestNotFinite:
         metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
         rates = {row["learning_rate"] for row in metrics["history"]}
         assert max(rates) <= TOO_STEEP / 2
+        *_, event = written["events"]
+        assert event["event"] == "rollback"
+        assert event["step"] % STEPS_PER_EPOCH == 0
+        rollbacks = len(written["events"])
+        assert event["learning_rate"] == TOO_STEEP / 2**rollbacks
 
     def test_the_run_stops_after_three_rollbacks(self, tmp_path, call):
         flags = [*STEEP, "--learning_rate=1e30", "--on_nonfinite=rollback"]
@@ -267,6 +312,66 @@ def test_the_same_command_writes_the_same_bytes(tmp_path, call, finished):
     for name in ("model.weights.h5", "model.tflite"):
         expected = (finished / "out" / name).read_bytes()
         assert (tmp_path / "out" / name).read_bytes() == expected
+    written, expected = (
+        json.loads((folder / "out" / "config.json").read_text())
+        for folder in (tmp_path, finished)
+    )
+    assert written["weights_sha256"] == expected["weights_sha256"]
+
+
+def test_more_epochs_are_written_down_and_explained(tmp_path, call, left):
+    code, text = call("--resume", "--epochs=3")
+    assert code == 0, text
+    assert "the learning rate follows the schedule of 3 epochs" in text.replace(
+        "\n", " "
+    )
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["events"] == [
+        {"step": 2 * STEPS_PER_EPOCH, "event": "epochs", "from": 2, "to": 3}
+    ]
+    weights = json.loads(left[tmp_path / "out" / "config.json"])["weights_sha256"]
+    assert written["weights_sha256"] != weights
+
+
+@pytest.mark.fault
+def test_fewer_epochs_than_are_done_are_refused(tmp_path, call, left):
+    code, text = call("--resume", "--epochs=1")
+    assert code == 1
+    assert error(text).startswith(
+        f"error: --epochs=1 ends at step {STEPS_PER_EPOCH}, but the run in --model_dir "
+        f"is at step {2 * STEPS_PER_EPOCH}; raise --epochs"
+    )
+    assert contents(tmp_path / "out") == left
+
+
+@pytest.mark.fault
+def test_other_cores_are_warned_of_and_written_down(tmp_path, command, left):
+    (latest, _) = found(tmp_path)
+    latest.unlink()  # so that there is an epoch to train
+    core = str(min(os.sched_getaffinity(0)))
+    done = subprocess.run(
+        ["taskset", "-c", core, *command("--resume")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    cores = len(os.sched_getaffinity(0))
+    if cores == 1:
+        pytest.skip("this computer has one core")
+    assert f"cores {cores} -> 1" in done.stderr.replace("\n", " ")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["hardware"]["cores"] == 1
+    (event,) = written["events"]
+    assert (event["event"], event["from"]["cores"]) == ("hardware", cores)
+
+
+@pytest.mark.fault
+def test_the_same_command_starts_and_resumes_with_auto(tmp_path, call):
+    for _ in range(2):
+        code, text = call("--resume=auto", "--epochs=1")
+        assert code == 0, text
+    assert "the run is complete" in text
 
 
 def test_a_checkpoint_holds_all_that_a_run_resumes_from(tmp_path, call):
