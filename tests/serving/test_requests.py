@@ -3,6 +3,7 @@
 import base64
 
 import numpy as np
+import orjson
 import pytest
 
 from tests.serving.conftest import (
@@ -15,6 +16,7 @@ from tests.serving.conftest import (
     png,
 )
 
+ROWS = [[9] * 28] * 27  # all but one of an image
 NOT_AN_IMAGE = {"b64": base64.b64encode(b"hello").decode()}
 
 BODIES = {
@@ -30,6 +32,14 @@ BODIES = {
     "a null pixel": (instances([[None] * 28] * 28), 400, "number"),
     "strings": (instances([["1"] * 28] * 28), 400, "number"),
     "booleans": (instances([[True] * 28] * 28), 400, "true or false"),
+    "true for 1": (instances([*ROWS, [9] * 27 + [True]]), 400, "true or false"),
+    "false for 0": (
+        b'{"inputs": ' + orjson.dumps([[*ROWS, [9] * 27 + [False]]]) + b"}",
+        400, "inputs must hold numbers only (got true or false)"),
+    "true in an object": (
+        instances({"images": [*ROWS, [True] * 28]}), 400, "true or false"),
+    "28 for a row of 28 zeros": (instances([*ROWS, 28]), 400, "rows of numbers"),
+    "a huge number for a row": (instances([10**12]), 400, "[1, 1]"),
     "ragged rows": (instances([[0] * 28] * 27 + [[0] * 27]), 400, "the same length"),
     "27 x 28": (instances([[0] * 28] * 27), 400, "[1, 27, 28]"),
     "one number": (instances(5), 400, "shape"),
@@ -101,6 +111,11 @@ def test_an_invalid_body(client, fault):
     body, status, words = BODIES[fault]
     assert_error(client.post(PREDICT, content=body), status, words)
     assert_healthy(client)
+
+
+def test_true_beside_the_images_is_allowed(client):
+    body = {"debug": True, "instances": [[*ROWS, [9] * 28]]}
+    assert client.post(PREDICT, json=body).status_code == 200
 
 
 @pytest.mark.fault
