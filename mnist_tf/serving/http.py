@@ -18,7 +18,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from mnist_tf.errors import UserError
 
 _MAX_HEADER_BYTES = 65_536
+_END_OF_HEADERS = b"\r\n\r\n"
 _GC_THRESHOLD = 50_000  # allocations between two garbage collections
+_UNREAD_SECONDS = 10.0  # for a client to read its responses
 _LINGER_SECONDS = 1.0  # from an error response to the end of its connection
 _SHUTDOWN_SECONDS = 30.0  # for requests in flight when the server shuts down
 
@@ -140,25 +142,34 @@ class _CoalescingTransport:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        if self._pending:
-            self._transport.write(self._pending + data)
-            self._pending = b""
+        is_second = bool(self._pending)
+        self._pending += data
+        if is_second:
+            self._flush()
         else:
-            self._pending = data
             self._loop.call_soon(self._flush)
 
     def close(self) -> None:
         self._flush()
         self._transport.close()
+        if (
+            self._transport.get_write_buffer_size()
+        ):  # closes once the client has read it
+            self._loop.call_later(_UNREAD_SECONDS, self._transport.abort)
 
     def _flush(self) -> None:
-        if self._pending:
-            self._transport.write(self._pending)
-            self._pending = b""
+        data, self._pending = self._pending, b""
+        # The client may have disconnected.
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
 
 
 class _Protocol(HttpToolsProtocol):
-    """HTTP/1.1 with limits on the headers and the number of connections."""
+    """HTTP/1.1 with limits on headers, connections and what a connection may queue.
+
+    uvicorn parses all that a client sends. Here, a request that waits for the response
+    to the one before it stops the parsing, and the reading from the connection.
+    """
 
     header_timeout: float
     max_connections: int
@@ -167,6 +178,8 @@ class _Protocol(HttpToolsProtocol):
         coalescing: Any = _CoalescingTransport(transport, self.loop)
         super().connection_made(coalescing)
         self._timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+        self._unparsed = b""
         self._rejected = False
         self._begin_headers()
         self._start_timer()
@@ -176,19 +189,50 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_headers()
+        self.resume_writing()
+        self.pipeline.clear()
+        self._unparsed = b""
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._unparsed += data
+        self._parse()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._unparsed and not self.transport.is_closing():
+            self._parse()
+            if not self._unparsed:
+                self.transport.resume_reading()
+
+    def _parse(self) -> None:
+        while self._unparsed and not self.pipeline and not self._rejected:
+            end = _end_of_one_request(self._unparsed)
+            data, self._unparsed = self._unparsed[:end], self._unparsed[end:]
+            if self._in_headers:
+                self._header_bytes += end
+            super().data_received(data)
+            if self._in_headers and self._header_bytes > _MAX_HEADER_BYTES:
+                self._reject_headers()
         if self._rejected:
-            return
-        if self._in_headers:
-            self._header_bytes += len(data)
-        super().data_received(data)
+            self._unparsed = b""
+        elif self._unparsed:
+            self._cancel_timer()
+            self.transport.pause_reading()
+            self.flow.read_paused = False  # uvicorn is not to resume it
         # A timer costs more than parsing the headers of a request that arrived whole.
-        if self._in_headers and self._header_bytes > _MAX_HEADER_BYTES:
-            self._reject_headers()
         elif self._in_headers and not self._timer:
             self._start_timer()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        abort = self.transport.abort
+        self._unread_timer = self.loop.call_later(_UNREAD_SECONDS, abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread_timer:
+            self._unread_timer.cancel()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -232,6 +276,9 @@ class _Protocol(HttpToolsProtocol):
 
     def _end_headers(self) -> None:
         self._in_headers = False
+        self._cancel_timer()
+
+    def _cancel_timer(self) -> None:
         if self._timer:
             self._timer.cancel()
             self._timer = None
@@ -253,3 +300,12 @@ class _Protocol(HttpToolsProtocol):
         )
         # Closed at once, a client that is still sending would miss the response.
         self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+
+def _end_of_one_request(data: bytes) -> int:
+    """Returns a length of data that holds the end of the headers of one request."""
+    first = data.find(_END_OF_HEADERS)
+    # Few bodies have a carriage return, and finding one byte is much faster.
+    after = data.find(b"\r", first + len(_END_OF_HEADERS))
+    second = data.find(_END_OF_HEADERS, after) if after > 0 else -1
+    return second if second > 0 else len(data)

@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import threading
 import time
 
 import httpx
+import psutil
 import pytest
 
 from tests.conftest import ROOT
@@ -85,6 +87,53 @@ def test_clients_that_disconnect(server, client):
             with connect(server) as connection:
                 connection.sendall(sent)
     assert_healthy(client)
+
+
+def test_pipelined_requests_are_answered_in_order(server):
+    spaced = instances(BLANK).replace(b",", b",\r\n\r\n")  # like the end of headers
+    post = HEAD + f"content-length: {len(spaced)}\r\n\r\n".encode() + spaced
+    gets = [f"GET /v1/models/{i} HTTP/1.1\r\nhost: x\r\n\r\n" for i in range(500)]
+    close = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    sent = b"".join(post + get.encode() for get in gets) + close
+    with connect(server) as connection:
+        sending = threading.Thread(target=connection.sendall, args=[sent])
+        sending.start()
+        found = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+        sending.join()
+    expected = [("200", '"predictions"'), ("404", "")] * 500 + [("200", '"status"')]
+    assert (
+        re.findall(r'HTTP/1.1 (\d+) [^{]*{("predictions"|"status")?', found) == expected
+    )
+    assert re.findall(r"no model '(\d+)'", found) == [str(i) for i in range(500)]
+
+
+@pytest.mark.fault
+def test_clients_that_pipeline_requests_and_never_read(model_dir):
+    with running_server(model_dir, "--log_format=none") as server:
+        process = psutil.Process(server.pid)
+        assert httpx.get(server.url).status_code == 200
+        start, most = process.memory_info().rss, 0
+        clients = [connect(server) for _ in range(20)]
+
+        def flood(client):
+            with contextlib.suppress(ConnectionError):
+                client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 5000)
+
+        with concurrent.futures.ThreadPoolExecutor(20) as pool:
+            pool.map(flood, clients)
+            deadline = time.monotonic() + 60
+            while any(
+                each.status == "ESTABLISHED" for each in process.net_connections()
+            ):
+                assert time.monotonic() < deadline  # it disconnects them
+                most = max(most, process.memory_info().rss)
+                time.sleep(0.1)
+        for client in clients:
+            client.close()
+        assert most - start < 40 * 2**20
+        with httpx.Client(base_url=server.url) as client:
+            assert_healthy(client)
+        assert len(server.lines) == 1  # no traceback
 
 
 @pytest.mark.fault
