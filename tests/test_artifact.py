@@ -18,6 +18,7 @@ from mnist_tf.config import Config
 from mnist_tf.model import MODELS, build
 from mnist_tf.predictor import Predictor
 from tests.conftest import contents, refusal
+from tests.run.test_checkpoints import disk_calls
 
 LABELS = [str(digit) for digit in range(10)]
 WEIGHTS = "model.weights.h5"
@@ -147,6 +148,19 @@ def test_an_export_that_fails_leaves_the_old_model(out, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write(out)
     assert contents(out) == before
+
+
+@pytest.mark.fault
+def test_a_power_cut_leaves_the_old_or_the_new_model(tmp_path, monkeypatch):
+    calls = disk_calls(monkeypatch)
+    out = tmp_path / "out"
+    write(out)
+    first = next(index for index, call in enumerate(calls) if call[0] == "rename")
+    # All parts and their folder are on the disk before it becomes the model...
+    parts = {("fsync", path.stat().st_ino) for path in out.rglob("*")}
+    assert parts | {("fsync", calls[first][1])} == set(calls[:first])
+    # ...which is on the disk before the parts move, and so are their places.
+    assert calls[first + 1] == calls[-1] == ("fsync", out.stat().st_ino)
 
 
 FAULTS = {

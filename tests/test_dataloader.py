@@ -78,6 +78,19 @@ def test_a_run_can_resume_at_any_step(start, augmentation):
         np.testing.assert_array_equal(one[1], other[1])
 
 
+def test_each_step_of_each_seed_has_its_own_distortions():
+    # The images are all the same, so that nothing but the augmentation differs.
+    images = np.zeros((10, 28, 28), np.uint8)
+    images[:, 10:18, 10:18] = 255
+    settings = {"batch_size": 10, "augmentation": AFFINE, "stop": 5, "replicas": 2}
+    found = [
+        pixels.numpy().tobytes()
+        for seed in (1, 2)
+        for pixels, _ in training_batches(images, np.arange(10), seed=seed, **settings)
+    ]
+    assert len(set(found)) == len(found) == 20
+
+
 def test_replicas_divide_the_batch_of_one_device():
     whole = labels_of(batches())
     halves = labels_of(batches(replicas=2))

@@ -54,6 +54,15 @@ def test_whole_pixels_move_the_image_and_change_nothing_else():
     assert np.asarray(moved).sum() == np.asarray(squares(500)).sum()
 
 
+@pytest.mark.parametrize(("shift", "most"), [(1, 1), (2, 2), (2.9, 2), (3, 3)])
+def test_all_whole_shifts_are_equally_likely(shift, most):
+    moved = augment(squares(7000), Augmentation(shift, whole_pixels=True), [1, 2])
+    for along in offsets(moved).T:
+        values, counts = np.unique(along, return_counts=True)
+        assert values.tolist() == list(range(-most, most + 1))
+        np.testing.assert_allclose(counts / 7000, 1 / len(values), atol=0.02)
+
+
 def test_shifts_reach_their_limit():
     moved = augment(squares(500), Augmentation(shift=3), [1, 2])
     assert 2.8 < np.abs(offsets(moved)).max() < 3.1

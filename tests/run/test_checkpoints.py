@@ -84,3 +84,31 @@ def test_a_partial_checkpoint_is_removed_by_the_next(folder):
     (folder / "step-000000011.tmp").write_bytes(b"half")
     checkpoints.save(folder, 12, ARRAYS, {})
     assert not list(folder.glob("*.tmp"))
+
+
+def disk_calls(monkeypatch):
+    """Records in order the inodes that are flushed to the disk and renamed."""
+    os, calls = checkpoints.os, []
+    fsync, rename = os.fsync, os.rename
+
+    def flush(descriptor):
+        calls.append(("fsync", os.fstat(descriptor).st_ino))
+        fsync(descriptor)
+
+    def move(source, target):
+        calls.append(("rename", os.stat(source).st_ino))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "rename", move)
+    return calls
+
+
+@pytest.mark.fault
+def test_a_power_cut_leaves_a_checkpoint_whole_or_absent(tmp_path, monkeypatch):
+    calls = disk_calls(monkeypatch)
+    checkpoints.save(tmp_path, 5, ARRAYS, {})
+    (path,) = checkpoints.find(tmp_path)
+    file, folder = path.stat().st_ino, tmp_path.stat().st_ino
+    # Without the first, the name may reach the disk before the content.
+    assert calls == [("fsync", file), ("rename", file), ("fsync", folder)]
