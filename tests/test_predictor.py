@@ -84,6 +84,15 @@ def test_predictions_have_labels_and_the_most_probable_first(folder):
         assert prediction.top[0] == (prediction.label, prediction.probability)
 
 
+def test_equally_probable_labels_keep_their_order(folder):
+    predictor = Predictor(folder)
+    predictor.labels = tuple(map(str, range(1000)))  # so many that sorting mixes them
+    rows = np.repeat([[0.0, 0.002]], 500, axis=1)
+    (found,) = predictor.to_predictions(IMAGES[:1], rows, top_k=1000)
+    assert [label for label, _ in found.top] == [*map(str, range(500, 1000)),
+                                                 *map(str, range(500))]  # fmt: skip
+
+
 @pytest.mark.parametrize("pixel", [0, 128, 255])
 def test_a_blank_image_has_no_label(folder, pixel):
     blank = np.full((1, 28, 28), pixel, np.uint8)

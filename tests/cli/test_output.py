@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -136,6 +138,15 @@ def test_a_file_name_that_is_not_valid_text_can_be_written(form, tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     write(tmp_path / "out", text(form, [(name, 0, SEVEN)], 1))
     assert "caf" in (tmp_path / "out").read_text("utf-8")
+
+
+def test_a_file_is_utf8_in_every_locale(tmp_path):
+    code = "import sys; from mnist_tf.cli import output\n"
+    code += "with output.atomic_writer(sys.argv[1]) as file: file.write('\\u9577')"
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, tmp_path / "out"]
+    subprocess.run(command, env=os.environ | locale, check=True)
+    assert (tmp_path / "out").read_bytes() == "\u9577".encode()
 
 
 def test_a_file_is_replaced_when_the_new_one_is_complete(tmp_path):

@@ -27,6 +27,12 @@ def test_the_shades_run_from_a_space_for_black_to_an_at_sign_for_white():
     assert "".join(dict.fromkeys(line)) == " .:-=+*#%@"
 
 
+def test_each_shade_stands_for_as_many_grey_levels():
+    image = np.tile(np.arange(256, dtype=np.uint8), (2, 1))
+    expected = "".join(" .:-=+*#%@"[level * 10 // 256] for level in range(256))
+    assert draw(image)[0][1:257] == expected
+
+
 def test_a_stroke_one_row_high_is_half_as_bright():
     image = np.zeros((28, 28), np.uint8)
     image[5] = 255

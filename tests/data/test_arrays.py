@@ -82,6 +82,14 @@ def test_npy_arrays_of_numbers_are_read_as_saved(tmp_path, name, order):
     assert found.dtype == array.dtype.newbyteorder("=")
 
 
+def test_an_npy_array_can_start_anywhere_in_a_file():
+    content = saved(np.save, DIGITS)
+    file = io.BytesIO(b"before" + content)
+    file.seek(6)
+    found = arrays.read_npy(file, len(content), "a.npy")
+    np.testing.assert_array_equal(found, DIGITS)
+
+
 def test_npy_version_2_is_read(tmp_path):
     (tmp_path / "a.npy").write_bytes(npy_of("'<u1'", "(2,)", 2, b"ab"))
     assert read_npy(tmp_path / "a.npy").tolist() == [97, 98]

@@ -53,6 +53,15 @@ def test_inference_uses_the_moving_averages_and_does_not_change_them():
     np.testing.assert_array_equal(mean, ours.moving_mean)
 
 
+def test_the_variables_have_the_names_and_values_that_keras_gives_them():
+    names = []
+    for layer in pair():
+        layer.build((None, 5))
+        names.append([(each.name, each.trainable) for each in layer.variables])
+        assert [float(each[0]) for each in layer.variables] == [1.0, 0.0, 0.0, 1.0]
+    assert names[0] == names[1]
+
+
 def test_bfloat16_inputs_keep_float32_statistics():
     layer = BatchNormalization(dtype="mixed_bfloat16")
     outputs = layer(tf.cast(inputs((8, 4, 4, 3)), tf.bfloat16), training=True)

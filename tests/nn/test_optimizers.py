@@ -77,6 +77,17 @@ def test_each_optimizer_descends_the_gradient(name):
     assert one_step(name, gradient=1.0) < 1.0 < one_step(name, gradient=-1.0)
 
 
+@pytest.mark.parametrize(("momentum", "moved"), [(0.9, 0.19), (0.5, 0.15), (0.0, 0.1)])
+def test_momentum_looks_ahead_from_the_first_step(momentum, moved):
+    found = one_step("sgd", gradient=1.0, momentum=momentum)
+    assert found == pytest.approx(1.0 - moved)  # Nesterov's 1 + momentum times the rate
+
+
+def test_adam_gets_its_decay_rates():
+    optimizer = build_optimizer("adam", 0.1, momentum=0.8, beta_2=0.7)
+    assert (optimizer.beta_1, optimizer.beta_2) == (0.8, 0.7)
+
+
 @pytest.mark.parametrize(("name", "decays"), [("adamw", 1), ("sgd", 1), ("adam", 0)])
 def test_weight_decay_shrinks_kernels_except_with_adam(name, decays):
     found = one_step(name, weight_decay=0.5)
