@@ -30,6 +30,20 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=5,
 )
+# Changing one changes the results of everyone who does not set it.
+DEFAULTS = {
+    "validation_split": 0.1, "augment_shift": 2.0, "augment_rotation": 10.0,
+    "augment_zoom": 0.1, "augment_shear": 5.0, "filters": (16, 32, 64),
+    "convs_per_stage": 1, "num_layers": 3, "units": 64, "batch_size": 128, "shards": 1,
+    "epochs": 4, "learning_rate": 0.01, "warmup": 0.25, "momentum": 0.9,
+    "beta_2": 0.99, "weight_decay": 0.004, "seed": 1, "log_every": 50,
+}  # fmt: skip
+OFF = [
+    "dropout", "test_shift", "min_steps_per_epoch", "max_steps_per_epoch",
+    "global_clipnorm", "label_smoothing", "ema_decay", "early_stopping",
+    "restore_best_weights", "resume", "overwrite", "save_every", "save_every_seconds",
+    "intra_op_threads", "inter_op_threads",
+]  # fmt: skip
 FILTERS = "one to three integers between 1 and 4096"
 JSON_SETTINGS = st.dictionaries(st.sampled_from(list(SETTINGS)), JSON_VALUES)
 
@@ -51,6 +65,11 @@ def test_any_json_values_are_a_config_or_an_error(settings):
         assert "\n" not in str(error)
 
 
+def test_a_run_without_flags_uses_these_settings():
+    found = {name: getattr(Config(), name) for name in (*DEFAULTS, *OFF)}
+    assert found == DEFAULTS | dict.fromkeys(OFF, 0)
+
+
 def test_missing_settings_get_their_defaults():
     assert Config.from_dict({"epochs": 7}) == Config(epochs=7)
 
@@ -67,8 +86,11 @@ def test_missing_settings_get_their_defaults():
         ("epochs", 2**31, "less than 2**31"),
         ("epochs", 10**23, "less than 2**31"),
         ("convs_per_stage", 0, "between 1 and 100"),
+        ("convs_per_stage", 101, "between 1 and 100"),
+        ("num_layers", 0, "between 1 and 100"),
         ("num_layers", 101, "between 1 and 100"),
-        ("units", 5000, "between 1 and 4096"),
+        ("units", 0, "between 1 and 4096"),
+        ("units", 4097, "between 1 and 4096"),
         ("log_every", 0, "at least 1"),
         ("min_steps_per_epoch", -1, "at least 0"),
         ("max_steps_per_epoch", -1, "at least 0"),
@@ -94,8 +116,12 @@ def test_missing_settings_get_their_defaults():
         ("seed", -1, "between 0 and 2**31 - 1"),
         ("seed", 2**31, "between 0 and 2**31 - 1"),
         ("augment_shift", 14.5, "between 0 and 14"),
-        ("augment_rotation", 46.0, "between 0 and 45"),
-        ("augment_shear", -1.0, "between 0 and 45"),
+        ("augment_shift", -0.5, "between 0 and 14"),
+        ("augment_rotation", -0.5, "between 0 and 45"),
+        ("augment_rotation", 45.5, "between 0 and 45"),
+        ("augment_shear", -0.5, "between 0 and 45"),
+        ("augment_shear", 45.5, "between 0 and 45"),
+        ("augment_zoom", -0.1, "between 0 and 0.5"),
         ("augment_zoom", 0.6, "between 0 and 0.5"),
         ("filters", (), FILTERS),
         ("filters", (0,), FILTERS),
@@ -108,8 +134,10 @@ def test_missing_settings_get_their_defaults():
         ("shards", 65, "between 1 and 64"),
         ("test_shift", 4, "between 0 and 3"),
         ("test_shift", -1, "between 0 and 3"),
+        ("intra_op_threads", -1, "between 0 and 1024"),
         ("intra_op_threads", 1025, "between 0 and 1024"),
         ("inter_op_threads", -1, "between 0 and 1024"),
+        ("inter_op_threads", 1025, "between 0 and 1024"),
         ("model", 3, "a string"),
         ("model_dir", "", "a path"),
         ("log_dir", "", "a path"),
@@ -130,7 +158,11 @@ def test_a_value_of_the_wrong_type_or_outside_its_limits(setting, value, wanted)
     [
         ("validation_split", 0),
         ("augment_shift", 14),
+        ("augment_rotation", 0),
         ("augment_rotation", 45),
+        ("augment_shear", 0),
+        ("augment_shear", 45),
+        ("augment_zoom", 0),
         ("augment_zoom", 0.5),
         ("filters", (1, 2, 3)),
         ("filters", (4096,)),
@@ -138,10 +170,14 @@ def test_a_value_of_the_wrong_type_or_outside_its_limits(setting, value, wanted)
         ("batch_size", 1),
         ("epochs", 2**31 - 1),
         ("convs_per_stage", 100),
+        ("num_layers", 1),
+        ("num_layers", 100),
+        ("units", 1),
         ("units", 4096),
         ("shards", 64),
         ("test_shift", 3),
         ("intra_op_threads", 1024),
+        ("inter_op_threads", 1024),
         ("learning_rate", 5e-324),
         ("seed", 0),
         ("seed", 2**31 - 1),
