@@ -1,5 +1,6 @@
 """The settings of a run: their types, limits, conflicts and JSON."""
 
+import dataclasses
 import json
 import math
 
@@ -68,6 +69,11 @@ def test_any_json_values_are_a_config_or_an_error(settings):
 def test_a_run_without_flags_uses_these_settings():
     found = {name: getattr(Config(), name) for name in (*DEFAULTS, *OFF)}
     assert found == DEFAULTS | dict.fromkeys(OFF, 0)
+
+
+def test_settings_do_not_change_during_a_run():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().epochs = 7
 
 
 def test_missing_settings_get_their_defaults():
@@ -253,7 +259,7 @@ def test_the_minimum_of_steps_per_epoch_cannot_exceed_the_maximum():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"early_stopping": 2}, {"restore_best_weights": True}]
+    "settings", [{"early_stopping": 1}, {"restore_best_weights": True}]
 )
 def test_monitoring_the_validation_needs_validation_images(settings):
     line = refused({"validation_split": 0, **settings})
