@@ -269,13 +269,7 @@ class Experiment:
                 hardware.describe(config.precision),
                 manager.events,
             )
-            manager.restore(trainer, description)
-            if trainer.step > self.steps:
-                raise UserError(
-                    f"--epochs={config.epochs} ends at step {self.steps}, but the run "
-                    f"in --model_dir is at step {trainer.step}; raise --epochs, or use "
-                    "--overwrite to start afresh"
-                )
+            manager.restore(trainer, description, self.steps)
             save = functools.partial(manager.save, trainer, description)
             try:
                 self._fit(trainer, save, log_dir)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from mnist_tf import artifact
+from mnist_tf.data import limits
 from mnist_tf.errors import UserError, unknown_name
 
 RUNTIMES = ("auto", "litert", "tensorflow")
@@ -143,7 +144,7 @@ def _litert(model: artifact.Artifact, trial: np.ndarray) -> Loaded:
 
     def probabilities(images: np.ndarray) -> np.ndarray:
         # For a few images, waking other threads takes longer than they save.
-        threads = 1 if len(images) <= _FEW else os.cpu_count() or 1
+        threads = 1 if len(images) <= _FEW else limits.cores()
         return runner(threads)(images=images)["probabilities"]
 
     try:

@@ -165,7 +165,14 @@ class Trainer:
           UserError: there are fewer batches than steps.
         """
         self._restore_callbacks(callbacks)
-        before = self._iterations() - self.step
+        needed = epochs * steps_per_epoch - self.step
+        # Strategies wrap data sets in classes that do not know it.
+        count = int(getattr(batches, "cardinality", lambda: -2)())
+        if 0 <= count < needed:
+            raise UserError(
+                f"there are {count} batches for the {needed} steps from step {self.step} "
+                f"to the end of {epochs} epochs of {steps_per_epoch}; pass more batches"
+            )
         clock = time.perf_counter()
         iterator, steps = iter(batches), epochs * steps_per_epoch
         self._train_steps(iterator, tf.constant(0))  # traces without training
@@ -191,10 +198,10 @@ class Trainer:
         except _StoppedError:
             pass  # the next `fit` validates the epoch
         except tf.errors.OutOfRangeError as error:
-            came = self._iterations() - before
             raise UserError(
-                f"the batches ended after step {came} of {steps}; pass batches for "
-                f"{epochs} x {steps_per_epoch} steps"
+                f"the batches ended after {self.metrics.samples()} samples of epoch "
+                f"{len(self.history) + 1} of {epochs}, before its {steps_per_epoch} steps"
+                " were done; pass more batches"
             ) from error
         finally:
             self.running = False
@@ -311,9 +318,6 @@ class Trainer:
         self._callback_states = dict(record["callbacks"])
         for phase, seconds in record["seconds"].items():
             self.seconds[phase] += seconds
-
-    def _iterations(self) -> int:
-        return int(np.asarray(self.optimizer.iterations))
 
     def _restore_callbacks(self, callbacks: Sequence[Callback]) -> None:
         self._stateful = {

@@ -36,6 +36,11 @@ def pytest_configure(config):
     )
 
 
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores, as many tests wait for processes they started."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_modifyitems(items):
     """Runs the slowest files first, so that no worker idles at the end."""
     slow = ["survival", "torture", "end_to_end", "new_project", "trainer", "resume"]

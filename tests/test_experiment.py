@@ -179,8 +179,6 @@ def test_a_run_in_shards_divides_the_cores_among_them():
 SPLIT_FAULTS = {
     "--batch_size must be a multiple of 4, the number of": {"shards": 4},
     "--batch_size must not exceed the 4050 training images": {"batch_size": 4051},
-    "--validation_split=0.0001 leaves no validation image of the 4500 training images; "
-    "raise it or set it to 0": {"validation_split": 0.0001},
 }
 
 
@@ -302,14 +300,15 @@ def test_a_directory_of_image_files_has_labels_of_any_name(run, tmp_path):
     assert predictor.predict(image[np.newaxis])[0].label == "dark"
 
 
-def unbalanced(folder, *, few, classes=("a", "b"), tests=True):
-    """Image files of classes, all but the first with `few` training images."""
+def unbalanced(folder, *, few, many=40, classes=("a", "b"), tests=True):
+    """Image files of classes: `many` for training of the first, `few` of the others."""
     pixels = np.random.default_rng(1).integers(0, 256, (40, 28, 28), np.uint8)
     for name in classes:
-        for split, count in (("train", 40 if name == "a" else few), ("test", 2)):
+        for split in ("train", "test"):
             target = folder / split / name
-            target.mkdir(parents=True)
+            count = {"train": many if name == "a" else few, "test": 2}[split]
             for index in range(count if tests or split == "train" else name == "a"):
+                target.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels[index]).save(target / f"{index}.png")
     return {"dataset": "custom", "data_dir": str(folder), "batch_size": 8}
 
@@ -330,6 +329,13 @@ def test_classes_without_images_in_a_split_are_named(run, tmp_path, capsys):
         line = f"12 of the 13 classes have no {split} image: {names}, ..."
         assert line in text
     assert "no train image" not in text
+
+
+@pytest.mark.fault
+def test_single_images_leave_none_to_validate_on(run, tmp_path):
+    line = "--validation_split=0.1 leaves no validation image of the 2 training images"
+    with pytest.raises(UserError, match=f"^{line}"):
+        run(**unbalanced(tmp_path / "data", few=1, many=1))
 
 
 def test_balanced_classes_have_the_same_part_in_the_loss(run, tmp_path):

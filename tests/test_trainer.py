@@ -315,6 +315,13 @@ def test_two_replicas_compute_what_one_device_does():
 def test_batches_that_end_early_are_counted():
     trainer = make_trainer("fc")
     batches = training_batches(*data(), batch_size=16, seed=1, stop=STEPS + 2)
-    line = rf"the batches ended after step {STEPS + 2} of {2 * STEPS}; pass batches for"
+    line = f"there are {STEPS + 2} batches for the {2 * STEPS} steps from step 0 to the"
     with pytest.raises(UserError, match=line):
         trainer.fit(batches, epochs=2, steps_per_epoch=STEPS)
+    assert trainer.step == 0
+    unknown = batches.filter(lambda *_: True)  # how many pass is not known
+    line = (
+        f"the batches ended after 32 samples of epoch 2 of 2, before its {STEPS} steps"
+    )
+    with pytest.raises(UserError, match=line):
+        trainer.fit(unknown, epochs=2, steps_per_epoch=STEPS)

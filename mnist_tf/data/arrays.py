@@ -20,6 +20,7 @@ from typing import IO, cast
 
 import numpy as np
 
+from mnist_tf.data import limits
 from mnist_tf.errors import UserError
 
 MAX_BYTES = 2**30  # 1.3 million images of 28x28; more does not fit a laptop's memory
@@ -181,6 +182,4 @@ def _check_size(size: int, limit: int | None, name: str) -> None:
             f"{name} must hold at most {limit:,} bytes (its header declares {size:,})"
         )
     if size > _LARGE_BYTES:
-        from mnist_tf.data import limits  # importing psutil takes a while
-
         limits.check_memory(size, name, "use a smaller file")

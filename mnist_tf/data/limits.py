@@ -11,8 +11,6 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 from mnist_tf.errors import UserError
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -46,6 +44,8 @@ def available_memory(reserved: int = 0) -> int:
       reserved: bytes of address space that will be reserved and not used; they count
         for `ulimit -v` only.
     """
+    import psutil  # here, because predict.py seldom needs it
+
     least = psutil.virtual_memory().available
     for group in _cgroups("memory"):
         for limit, usage, cache in (

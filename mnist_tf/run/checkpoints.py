@@ -62,17 +62,27 @@ class CheckpointManager:
         """How often the run was rolled back."""
         return sum(event["event"] == "rollback" for event in self.events)
 
-    def restore(self, trainer: Trainer, description: Mapping[str, Any]) -> None:
+    def restore(
+        self, trainer: Trainer, description: Mapping[str, Any], steps: int
+    ) -> None:
         """Restores the latest checkpoint, if there is one, into a new trainer.
 
-        Warns of what has changed since, and adds it to the events.
+        Warns of what has changed since, and adds it to the events. `steps` are those of
+        the whole run.
 
         Raises:
-          UserError: it is of other settings or data.
+          UserError: it is of other settings or data, or of a later step.
         """
         if self.latest:
             arrays, record = self.latest
-            for change in manifest.compare(record["description"], description):
+            changes = manifest.compare(record["description"], description)
+            if record["step"] > steps:
+                raise UserError(
+                    f"--epochs={description['config']['epochs']} ends at step {steps}, "
+                    f"but the run in --model_dir is at step {record['step']}; raise "
+                    "--epochs, or use --overwrite to start afresh"
+                )
+            for change in changes:
                 event = {"step": record["step"], **change}
                 warn(f"--resume: {manifest.describe_event(event)}")
                 self.events.append(event)

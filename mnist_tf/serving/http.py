@@ -152,9 +152,8 @@ class _CoalescingTransport:
     def close(self) -> None:
         self._flush()
         self._transport.close()
-        if (
-            self._transport.get_write_buffer_size()
-        ):  # closes once the client has read it
+        # Otherwise it closes only once the client has read everything.
+        if self._transport.get_write_buffer_size():
             self._loop.call_later(_UNREAD_SECONDS, self._transport.abort)
 
     def _flush(self) -> None:

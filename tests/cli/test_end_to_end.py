@@ -365,13 +365,3 @@ def test_a_resumed_run_gives_the_same_weights(unbroken, tmp_path, signum):
     ok("train", *SMOKE, *folders, "--resume")
     assert_same(weights(tmp_path / "out"), unbroken)
     assert len(list((tmp_path / "logs").iterdir())) == 1
-
-
-def test_a_finished_run_resumes_if_epochs_are_added(tmp_path):
-    arguments = [*SMOKE, f"--model_dir={tmp_path}/out", f"--log_dir={tmp_path}/logs"]
-    ok("train", *arguments, "--epochs=1")
-    done = ok("train", *arguments, "--epochs=1", "--resume")
-    assert "the run is complete; raise --epochs to train on" in done.stderr
-    done = ok("train", *arguments, "--epochs=2", "--resume")
-    assert "epoch 2/2" in done.stderr
-    assert "epoch 1/2" not in done.stderr
