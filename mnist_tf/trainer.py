@@ -166,12 +166,14 @@ class Trainer:
         """
         self._restore_callbacks(callbacks)
         needed = epochs * steps_per_epoch - self.step
-        # Strategies wrap data sets in classes that do not know it.
-        count = int(getattr(batches, "cardinality", lambda: -2)())
+        # A strategy wraps the data set in a class of its own.
+        known = isinstance(batches, tf.data.Dataset)
+        count = int(batches.cardinality()) if known else -1
         if 0 <= count < needed:
             raise UserError(
-                f"there are {count} batches for the {needed} steps from step {self.step} "
-                f"to the end of {epochs} epochs of {steps_per_epoch}; pass more batches"
+                f"there are {count} batches for the {needed} steps from step "
+                f"{self.step} to the end of {epochs} epochs of {steps_per_epoch}; pass "
+                "more batches"
             )
         clock = time.perf_counter()
         iterator, steps = iter(batches), epochs * steps_per_epoch
@@ -199,9 +201,9 @@ class Trainer:
             pass  # the next `fit` validates the epoch
         except tf.errors.OutOfRangeError as error:
             raise UserError(
-                f"the batches ended after {self.metrics.samples()} samples of epoch "
-                f"{len(self.history) + 1} of {epochs}, before its {steps_per_epoch} steps"
-                " were done; pass more batches"
+                f"the batches ended after {self.metrics.samples():.0f} samples of epoch "
+                f"{len(self.history) + 1} of {epochs}, before its {steps_per_epoch} "
+                "steps were done; pass more batches"
             ) from error
         finally:
             self.running = False
