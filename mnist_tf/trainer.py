@@ -201,8 +201,8 @@ class Trainer:
             pass  # the next `fit` validates the epoch
         except tf.errors.OutOfRangeError as error:
             raise UserError(
-                f"the batches ended after {self.metrics.samples():.0f} samples of epoch "
-                f"{len(self.history) + 1} of {epochs}, before its {steps_per_epoch} "
+                f"the batches ended in epoch {len(self.history) + 1} of {epochs}, after "
+                f"{self.metrics.samples():.0f} samples and before its {steps_per_epoch} "
                 "steps were done; pass more batches"
             ) from error
         finally:
