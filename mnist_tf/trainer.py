@@ -200,10 +200,10 @@ class Trainer:
         except _StoppedError:
             pass  # the next `fit` validates the epoch
         except tf.errors.OutOfRangeError as error:
+            epoch, samples = len(self.history) + 1, round(self.metrics.samples())
             raise UserError(
-                f"the batches ended in epoch {len(self.history) + 1} of {epochs}, after "
-                f"{self.metrics.samples():.0f} samples and before its {steps_per_epoch} "
-                "steps were done; pass more batches"
+                f"the batches ended in epoch {epoch} of {epochs}, after {samples} samples "
+                f"and before its {steps_per_epoch} steps; pass more batches"
             ) from error
         finally:
             self.running = False

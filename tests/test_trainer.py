@@ -320,8 +320,6 @@ def test_batches_that_end_early_are_counted():
         trainer.fit(batches, epochs=2, steps_per_epoch=STEPS)
     assert trainer.step == 0
     unknown = batches.filter(lambda *_: True)  # how many pass is not known
-    line = (
-        f"the batches ended after 32 samples of epoch 2 of 2, before its {STEPS} steps"
-    )
+    line = f"in epoch 2 of 2, after 32 samples and before its {STEPS} steps; pass more"
     with pytest.raises(UserError, match=line):
         trainer.fit(unknown, epochs=2, steps_per_epoch=STEPS)
