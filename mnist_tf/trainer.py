@@ -202,8 +202,8 @@ class Trainer:
         except tf.errors.OutOfRangeError as error:
             epoch, samples = len(self.history) + 1, round(self.metrics.samples())
             raise UserError(
-                f"the batches ended in epoch {epoch} of {epochs}, after {samples} samples "
-                f"and before its {steps_per_epoch} steps; pass more batches"
+                f"the batches ended in epoch {epoch} of {epochs}, after {samples} "
+                f"samples and before its {steps_per_epoch} steps; pass more batches"
             ) from error
         finally:
             self.running = False
