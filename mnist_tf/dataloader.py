@@ -75,9 +75,9 @@ def training_batches(
     rows = None if indices is None else tf.constant(indices, tf.int64)
     count = len(labels) if indices is None else len(indices)
     replica_batch = batch_size // replicas
-    # In memory once, as bytes; each step gathers its rows. Iterating over a pipeline
-    # with op determinism copies the constants that it holds, but not its variables.
-    all_images = tf.Variable(tf.expand_dims(tf.constant(images), -1), trainable=False)
+    # In memory once, as bytes; each step gathers its rows. Converting a view of the
+    # images would copy them once more.
+    all_images = tf.expand_dims(tf.constant(images), -1)
     all_labels = tf.constant(labels, tf.int64)
 
     def batch(part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -94,8 +94,7 @@ def training_batches(
     if pipelines > 1:
         fed = replicas // pipelines
         parts = parts.filter(lambda part: part // fed % pipelines == pipeline)
-    # One thread, that of prefetching, prepares batches.
-    return _as_written(parts.map(batch).prefetch(4))
+    return parts.map(batch, num_parallel_calls=1, deterministic=True).prefetch(4)
 
 
 def evaluation_batches(
@@ -106,15 +105,7 @@ def evaluation_batches(
     Arrays and batches have the shapes and dtypes of `training_batches`.
     """
     arrays = (tf.expand_dims(tf.constant(images), -1), labels.astype(np.int64))
-    batches = tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
-    return _as_written(batches.prefetch(2))
-
-
-def _as_written(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Turns off the rewriting of pipelines, which would copy the images they hold."""
-    options = tf.data.Options()
-    options.experimental_optimization.apply_default_optimizations = False
-    return batches.with_options(options)
+    return tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size).prefetch(2)
 
 
 def _shuffled(positions: tf.Tensor, count: int, seed: int) -> tf.Tensor:

@@ -112,9 +112,10 @@ def check_room(
 ) -> None:
     """Rejects a run that does not fit in memory or on the disk.
 
-    In memory that are the images, twice more than they are loaded, two copies of the
-    weights and the optimizer's variables, for large batches the activations and their
-    gradients, and `_OVERHEAD`; on disk the checkpoints and the exported models.
+    In memory that are the images two and a half times more than they are loaded, as
+    measured, two copies of the weights and the optimizer's variables, for large batches
+    the activations and their gradients, and `_OVERHEAD`; on disk the checkpoints and
+    the exported models.
     `images`, [n, H, W], are all training images; `checkpoints` need not exist yet.
 
     Raises:
@@ -122,7 +123,7 @@ def check_room(
     """
     variables = [*trainer.model.variables, *trainer.optimizer.variables]
     state = sum(math.prod(variable.shape) * 4 for variable in variables)
-    memory = _OVERHEAD + 2 * images.nbytes + 2 * state
+    memory = _OVERHEAD + 5 * images.nbytes // 2 + 2 * state
     # Tracing takes a third of a second.
     if batch_size > _LARGE_BATCH:
         memory += 2 * batch_size * _activation_bytes(trainer.model, images.shape[1:])
