@@ -19,6 +19,7 @@ PREPROCESS = ("auto", "mnist", "none")
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".npy", ".npz")
 _MAX_PIXELS = 64_000_000  # phone cameras have up to 50 million
+_MAX_BACKGROUND = 8  # grey level of the background of a 28x28 image that is kept
 _MAX_SIDE = 1024  # pixels; a higher resolution does not help to read a digit
 
 
@@ -49,8 +50,9 @@ def read(name: str, preprocess: str = "auto") -> np.ndarray:
         `from_array` accepts; `-` is standard input. The content decides, not the
         suffix.
       preprocess: "mnist" finds the digit in each image and normalises it as MNIST does;
-        "none" keeps the pixels, which must be 28x28; "auto" keeps arrays, inverts image
-        files of 28x28 that are dark on light, and is "mnist" for all other image files.
+        "none" keeps the pixels, which must be 28x28; "auto" keeps arrays and image
+        files of 28x28 on black, inverts those on white, and is "mnist" for all other
+        image files.
 
     Returns:
       uint8 [n, 28, 28], light on dark.
@@ -110,7 +112,10 @@ def from_image_file(file: IO[bytes], name: str, preprocess: str = "auto") -> np.
     grey = _decode(file, name)
     fits = grey.shape == (IMAGE_SIZE, IMAGE_SIZE)
     if preprocess == "auto" and fits:
-        return _light_on_dark(grey)
+        light = _light_on_dark(grey)
+        # Every image of MNIST is black in more than half of its pixels.
+        if np.median(light) <= _MAX_BACKGROUND:
+            return light
     if preprocess != "none":
         return digits.normalise(grey)
     if not fits:

@@ -192,7 +192,7 @@ def _predict_file() -> dict[str, Any]:
             _parameter(
                 "preprocess",
                 "auto scales and centres digits as MNIST does, unless the image is "
-                "28x28; mnist always does, none never.",
+                "28x28 on plain black or white; mnist always does, none never.",
                 {"type": "string", "enum": list(images.PREPROCESS)},
             ),
             _parameter("pixels", "Return the input of the model.", {"type": "boolean"}),

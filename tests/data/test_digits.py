@@ -48,6 +48,27 @@ def test_a_digit_fits_a_box_of_20x20_around_its_centre_of_mass(digit, ink):
     assert image.max() > 200
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_centre_of_mass_of_every_digit_is_centred(sample, axis):
+    for digit in sample.test_images[::25]:
+        mass = normalise(page_with(digit)).sum(axis=axis)
+        assert 13.5 <= np.average(np.arange(28), weights=mass) <= 14.5
+
+
+@pytest.mark.parametrize("ink", [185, 255])
+def test_a_faint_digit_of_28x28_stands_out_from_noise(sample, ink):
+    for digit in sample.test_images[::50]:
+        noise = np.random.default_rng(1).normal(0, 20, digit.shape)
+        grey = 110 + (ink - 110) * (digit / 255) + noise
+        found = normalise(np.clip(grey, 0, 255).astype(np.uint8))
+        assert similar(found, normalise(digit), correlation=0.7)
+
+
+def test_noise_of_28x28_is_all_0():
+    noise = np.random.default_rng(1).normal(120, 8, (100, 28, 28)).astype(np.uint8)
+    assert not np.any([normalise(image) for image in noise])
+
+
 @pytest.mark.parametrize(
     ("grey", "box"), [(100, (10, 10, 24, 24)), (230, (2, 2, 40, 40))]
 )

@@ -160,6 +160,40 @@ class TestImageFiles:
         Image.fromarray(grey).save(tmp_path / name, form)
         np.testing.assert_array_equal(read(tmp_path / name), digit[np.newaxis])
 
+    @pytest.mark.parametrize("ink", ["light", "dark"])
+    def test_every_image_of_mnist_is_kept(self, sample, ink):
+        for image in np.concatenate([sample.train_images, sample.test_images]):
+            grey = image if ink == "light" else 255 - image
+            content = encoded(Image.fromarray(grey), "BMP")
+            np.testing.assert_array_equal(images.from_bytes(content, "b")[0], image)
+
+    @pytest.mark.parametrize("ink", [0, 255])
+    @pytest.mark.parametrize("noise", [0, 20])
+    def test_28x28_pixels_on_grey_are_normalised(self, digit, ink, noise):
+        grey = 120 + (ink - 120) * (digit / 255)
+        grey += np.random.default_rng(1).normal(0, noise, grey.shape)
+        grey = np.clip(grey, 0, 255).astype(np.uint8)
+        (found,) = images.from_bytes(encoded(Image.fromarray(grey), "PNG"), "image")
+        np.testing.assert_array_equal(found, digits.normalise(grey))
+
+    @pytest.mark.parametrize(("background", "kept"), [(8, True), (9, False)])
+    def test_a_plain_background_is_almost_black_or_white(self, digit, background, kept):
+        grey = np.maximum(digit, background)
+        for image in (grey, 255 - grey):
+            content = encoded(Image.fromarray(image), "PNG")
+            (found,) = images.from_bytes(content, "image")
+            assert np.array_equal(found, grey) == kept
+
+    @pytest.mark.parametrize("brightest", [254, 100])
+    def test_a_border_above_the_middle_of_the_grey_levels_is_light(self, brightest):
+        middle = brightest // 2
+        for border in (middle, middle + 1):
+            grey = np.full((28, 28), border, np.uint8)
+            grey[1:-1, 1:-1] = 0
+            grey[8:20, 12:16] = brightest
+            found = images.from_bytes(encoded(Image.fromarray(grey), "PNG"), "image")
+            assert np.array_equal(found[0], grey) == (border == middle)
+
     @pytest.mark.parametrize("grey", [0, 100, 255])
     def test_a_blank_image_of_28x28_is_all_0(self, grey):
         content = encoded(Image.new("L", (28, 28), grey), "PNG")
