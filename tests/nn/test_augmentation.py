@@ -75,6 +75,27 @@ def test_zoom_changes_the_area_up_to_its_limit():
     assert 1.3 < areas.max() < 1.46
 
 
+def test_rotation_and_shear_together_change_the_area_as_shear_alone():
+    turned = augment(squares(500), Augmentation(rotation=45, shear=30), [1, 2])
+    areas = np.asarray(turned, np.float64).sum(axis=(1, 2, 3)) / 255 / 64
+    assert 0.98 < areas.min() < areas.max() < 1.02 / np.cos(np.radians(30))
+
+
+def test_a_rotated_image_is_zoomed_within_the_limit_in_every_direction():
+    images = np.zeros((500, 28, 28, 1), np.uint8)
+    images[:, 8:20, 8:20] = 255
+    turned = augment(tf.constant(images), Augmentation(rotation=45, zoom=0.2), [1, 2])
+    pixels = np.asarray(turned, np.float64)[..., 0]
+    pixels /= pixels.sum(axis=(1, 2), keepdims=True)
+    rows, columns = np.mgrid[-CENTRE : CENTRE + 1, -CENTRE : CENTRE + 1]
+    moments = [(pixels * a * b).sum(axis=(1, 2)) for a in (rows, columns)
+               for b in (rows, columns)]  # fmt: skip
+    variances = np.linalg.eigvalsh(np.stack(moments, axis=1).reshape(-1, 2, 2))
+    sides = np.sqrt(12 * variances) / 12  # the variance along a side of n is n**2 / 12
+    assert 0.79 < sides.min() < 0.82
+    assert 1.18 < sides.max() < 1.21
+
+
 @pytest.mark.parametrize("limits", [{"rotation": 30}, {"shear": 30}])
 def test_rotation_and_shear_keep_the_centre(limits):
     turned = augment(squares(), Augmentation(**limits), [1, 2])
