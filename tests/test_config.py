@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 
 import pytest
 from hypothesis import given
@@ -185,6 +186,7 @@ def test_a_value_of_the_wrong_type_or_outside_its_limits(setting, value, wanted)
         ("intra_op_threads", 1024),
         ("inter_op_threads", 1024),
         ("learning_rate", 5e-324),
+        ("learning_rate", sys.float_info.max),
         ("seed", 0),
         ("seed", 2**31 - 1),
         ("weight_decay", 0),
