@@ -264,7 +264,7 @@ def _problems(config: Config) -> list[str]:
         value, about = getattr(config, name), field.metadata
         shown = repr(value)
         if type(value) is tuple:
-            shown = ",".join(map(str, value)) or "nothing"
+            shown = ",".join(map(repr, value)) or "nothing"
         if not _has_type(field, value):
             problems.append(f"--{name} must be {_TYPES[field.type]} (got {shown})")
         elif about["choices"] and value not in about["choices"]:

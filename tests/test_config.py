@@ -156,7 +156,7 @@ def test_missing_settings_get_their_defaults():
 def test_a_value_of_the_wrong_type_or_outside_its_limits(setting, value, wanted):
     shown = repr(value)
     if isinstance(value, tuple):
-        shown = ",".join(map(str, value)) or "nothing"
+        shown = ",".join(map(repr, value)) or "nothing"
     assert refused({setting: value}) == f"--{setting} must be {wanted} (got {shown})"
 
 
