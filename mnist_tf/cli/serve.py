@@ -7,14 +7,13 @@ POST /v1/models/mnist:predict takes what TensorFlow Serving's REST API takes, PO
 to standard error. SIGTERM shuts the server down once all requests are answered.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
 from mnist_tf.cli import parsing
-from mnist_tf.errors import UserError, native_output_hidden
+from mnist_tf.errors import UserError, native_output_hidden, say
 
 
 def main(argv: Sequence[str]) -> None:
@@ -48,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
 
     def drain() -> None:
         server.draining = True
-        print("shutting down", file=sys.stderr, flush=True)
+        say("shutting down")
 
     http.serve(
         server.app,
@@ -57,9 +56,7 @@ def main(argv: Sequence[str]) -> None:
         max_connections=values["max_connections"],
         drain_seconds=values["drain_seconds"],
         on_drain=drain,
-        on_start=lambda: print(
-            f"serving http://{shown}:{port}/", file=sys.stderr, flush=True
-        ),
+        on_start=lambda: say(f"serving http://{shown}:{port}/"),
     )
 
 

@@ -121,9 +121,9 @@ class _Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         self._draining = True
-        self.on_drain()
         loop = asyncio.get_running_loop()
         loop.call_later(self.drain_seconds, setattr, self, "should_exit", True)
+        self.on_drain()
 
 
 class _CoalescingTransport:
@@ -152,7 +152,7 @@ class _CoalescingTransport:
     def close(self) -> None:
         self._flush()
         self._transport.close()
-        # Otherwise it closes only once the client has read everything.
+        # Closes only once the client has read what is left.
         if self._transport.get_write_buffer_size():
             self._loop.call_later(_UNREAD_SECONDS, self._transport.abort)
 

@@ -1,5 +1,6 @@
 """Prometheus metrics and the access log."""
 
+import contextlib
 import datetime
 import functools
 import json
@@ -107,4 +108,5 @@ class AccessLog:
             # Clients must not be able to break lines or send codes to the terminal.
             shown = path if path.isprintable() else ascii(path)
             line = f"{now} {client} {method} {shown} {status} {seconds * 1e3:.1f} ms"
-        print(line, file=self.stream)
+        with contextlib.suppress(OSError):  # a full disk is no reason to fail
+            print(line, file=self.stream)

@@ -2,17 +2,19 @@
 
 import asyncio
 import contextlib
+import ctypes
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mnist_tf import artifact
-from mnist_tf.errors import UserError
+from mnist_tf.errors import UserError, say
 from mnist_tf.predictor import Predictor
 from mnist_tf.serving.batching import Batcher
+
+_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 2**20  # glibc's name
 
 
 class ServedModel:
@@ -107,10 +109,7 @@ class ServedModel:
             # The fingerprint stays: a model that is still being copied is tried again.
             if str(error) != self.error:
                 self.error = str(error)
-                print(
-                    f"warning: still serving version {self.version}: {error}",
-                    file=sys.stderr,
-                )
+                say(f"warning: still serving version {self.version}: {error}")
             return False
         self._loaded, self.error = fingerprint, ""
         if predictor.artifact.description == self.predictor.artifact.description:
@@ -149,8 +148,20 @@ async def watch(model: ServedModel, batcher: Batcher, interval: float = 1.0) -> 
       batcher: uses the new model from its next batch on.
       interval: seconds between two looks at the directory.
     """
+    _return_large_blocks()
     while True:
         await asyncio.sleep(interval)
         if await asyncio.to_thread(model.reload):
             batcher.model = model.predictor.probabilities
-            print(f"now serving version {model.version}", file=sys.stderr)
+            say(f"now serving version {model.version}")
+
+
+def _return_large_blocks() -> None:
+    """Has glibc return the memory of an old model to the system.
+
+    By default, once a large block has been freed, later ones share a heap with small
+    ones, and most of the heap then stays in use.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:  # only glibc has it
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)

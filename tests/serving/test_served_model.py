@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 
@@ -15,6 +17,51 @@ from mnist_tf.serving.served_model import ServedModel
 from tests.conftest import ROOT
 from tests.serving.conftest import BLANK, PREDICT, instances, running_server
 from tests.test_artifact import as_version_1
+
+# Replaces a model again and again while there are requests, and prints how much more
+# memory the process then uses, in bytes.
+REPLACING = """
+import asyncio, json, os, sys
+from pathlib import Path
+import numpy as np, orjson, psutil
+from mnist_tf.serving.batching import Batcher
+from mnist_tf.serving.requests import parse_instances
+from mnist_tf.serving.served_model import ServedModel, watch
+
+async def keep_asking(batcher, count):
+    images = np.full((count, 28, 28), 9, np.uint8).tolist()
+    body = orjson.dumps({"instances": images})
+    while True:
+        parsed = await asyncio.to_thread(parse_instances, body, (28, 28), count)
+        orjson.dumps((await batcher.predict(parsed[0])).tolist())
+
+async def measure(times):
+    found = []
+    for _ in range(times):
+        await asyncio.sleep(0.02)
+        found.append(psutil.Process().memory_info().rss)
+    return found
+
+async def main(config):
+    description = json.loads(config.read_text())
+    model = ServedModel(config.parent)
+    batcher = Batcher(model.predictor.probabilities)
+    tasks = [watch(model, batcher, interval=0.001)]
+    tasks += [keep_asking(batcher, count) for count in (1, 20, 20, 100, 256, 256, 300)]
+    tasks = [asyncio.create_task(task) for task in tasks]
+    used = await measure(100)
+    start = max(used)
+    for number in range(60):
+        config.with_name("new").write_text(json.dumps({**description, "n": number}))
+        os.replace(config.with_name("new"), config)
+        while model.version < number + 2:
+            await asyncio.sleep(0.01)
+        used += await measure(3)
+    print(max(used) - start, flush=True)
+    os._exit(0)
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
 
 
 def wait_until(condition):
@@ -85,6 +132,13 @@ def test_a_new_model_replaces_the_old_one(folder, other, watching, client, digit
     np.testing.assert_allclose(found, expected, atol=1e-6)
     old = client.post("/v1/models/mnist/versions/1:predict", json=body)
     assert old.status_code == 404
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mends a habit of glibc")
+def test_replaced_models_leave_no_memory_behind(folder):
+    command = [sys.executable, "-c", REPLACING, folder / "config.json"]
+    found = subprocess.check_output(command, cwd=ROOT, text=True)
+    assert int(found) < 6 * 2**20
 
 
 def test_a_damaged_model_changes_nothing(folder, watching, client, digits, expected):

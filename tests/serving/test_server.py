@@ -156,3 +156,21 @@ def test_the_server_does_not_load_tensorflow(server):
     if not maps.exists():
         pytest.skip("this system does not list what a process has loaded")
     assert "tensorflow" not in maps.read_text().lower()
+
+
+@pytest.mark.fault
+def test_a_log_on_a_full_disk_does_not_matter(model_dir, digits):
+    command = [sys.executable, "serve.py", f"--model_dir={model_dir}", "--port=0"]
+    with (
+        open("/dev/full", "w") as full,
+        subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=full, text=True
+        ) as process,
+    ):
+        url = process.stdout.readline().split()[1].rstrip("/")
+        with httpx.Client(base_url=url) as client:
+            for _ in range(2):
+                found = client.post(PREDICT, json={"instances": digits[:1].tolist()})
+                assert found.status_code == 200
+        process.terminate()
+        assert process.wait(timeout=30) == 0
