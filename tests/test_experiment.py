@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -54,6 +55,14 @@ def differ(one, other):
     return len(one) != len(other) or any(
         not np.array_equal(a, b) for a, b in zip(one, other, strict=True)
     )
+
+
+def test_the_phases_of_a_run_take_no_longer_than_the_run(run, tmp_path):
+    clock = time.perf_counter()
+    run(validation_split=0.1)
+    seconds = json.loads((tmp_path / "out" / "metrics.json").read_text())["seconds"]
+    assert min(seconds.values()) >= 0
+    assert sum(seconds.values()) <= time.perf_counter() - clock
 
 
 def test_the_result_is_what_was_written(run, tmp_path, sample):

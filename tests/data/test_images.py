@@ -194,6 +194,14 @@ class TestImageFiles:
             found = images.from_bytes(encoded(Image.fromarray(grey), "PNG"), "image")
             assert np.array_equal(found[0], grey) == (border == middle)
 
+    @pytest.mark.parametrize("turns", range(4))
+    def test_a_stroke_along_an_edge_does_not_change_the_polarity(self, turns):
+        stroke = np.zeros((28, 28), np.uint8)
+        stroke[:8], stroke[8:, 13:15] = 255, 255
+        stroke = np.rot90(stroke, turns)
+        content = encoded(Image.fromarray(255 - stroke), "PNG")
+        np.testing.assert_array_equal(images.from_bytes(content, "image")[0], stroke)
+
     @pytest.mark.parametrize("grey", [0, 100, 255])
     def test_a_blank_image_of_28x28_is_all_0(self, grey):
         content = encoded(Image.new("L", (28, 28), grey), "PNG")

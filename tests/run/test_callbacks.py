@@ -1,6 +1,7 @@
 """The callbacks: progress, TensorBoard, checkpoints and early stopping."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import shutil
@@ -39,6 +40,11 @@ def progress(step, epoch=1, epoch_done=False, **metrics):
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+
+def test_a_callback_cannot_change_what_the_next_one_gets():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        progress(50).step = 0
 
 
 class TestProgressBar:

@@ -98,6 +98,14 @@ def test_a_slow_model_does_not_block_the_event_loop(make):
     assert turns > 10
 
 
+def test_many_images_for_a_fast_model_do_not_block_the_event_loop(make):
+    model = Model(seconds_per_image=1e-3)
+    batcher = make(model)
+    predict_all(batcher, [1])  # measures the time per image
+    predict_all(batcher, range(50))
+    assert model.threads == ["inference", "inference"]
+
+
 def test_a_full_batch_takes_no_further_request(make):
     model = Model(seconds_per_image=0.05)
     batcher = make(model, max_batch_size=2)

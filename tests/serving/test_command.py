@@ -1,9 +1,11 @@
 """The command `serve`: its flags and its errors."""
 
+import re
+
 import pytest
 
 from mnist_tf.cli import serve
-from tests.cli.help import check_help
+from tests.cli.help import check_help, shown
 
 
 def test_help_lists_its_flags(capsys):
@@ -14,6 +16,18 @@ def test_help_lists_its_flags(capsys):
         *("header_timeout", "body_timeout", "response_timeout"),
     }
     check_help(capsys, serve, names)
+
+
+def test_help_shows_the_numbers_that_a_server_uses_by_default(capsys):
+    text = shown(capsys, serve.main, "--help")
+    found = dict(re.findall(r"--(\w+): [^-]*\(default: '([\d.]+)'\)", text))
+    assert found == {
+        "host": "127.0.0.1", "port": "8080", "drain_seconds": "1.0",
+        "reject_below": "0.0",
+        "body_timeout": "10.0", "header_timeout": "10.0", "response_timeout": "10.0",
+        "max_body_bytes": str(2**24), "max_connections": "1024",
+        "max_instances": "1024", "max_queue_size": "1024",
+    }  # fmt: skip
 
 
 @pytest.mark.fault

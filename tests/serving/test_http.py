@@ -179,13 +179,15 @@ class TestShutdown:
         with running_server(model_dir) as server:
             body = instances(*[image.tolist() for image in digits[:200]])
             started = threading.Barrier(21)
+            # Before the signal: on a busy machine a new client takes a while.
+            clients = [httpx.Client(timeout=30) for _ in range(20)]
 
-            def post(_):
+            def post(client):
                 started.wait()
-                return httpx.post(server.url + PREDICT, content=body, timeout=30)
+                return client.post(server.url + PREDICT, content=body)
 
             with concurrent.futures.ThreadPoolExecutor(20) as pool:
-                responses = [pool.submit(post, index) for index in range(20)]
+                responses = [pool.submit(post, client) for client in clients]
                 started.wait()
                 time.sleep(0.05)
                 server.send_signal(signal.SIGTERM)

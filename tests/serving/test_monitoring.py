@@ -1,6 +1,7 @@
 """Metrics count requests and predictions; the access log has a line per request."""
 
 import json
+import re
 import signal
 import time
 
@@ -22,6 +23,8 @@ def test_metrics(model_dir, digits):
     assert 'mnist_tf_predictions_total{label="0"} 3.0' in text
     assert 'mnist_tf_request_seconds_count{route="/predict"} 2.0' in text
     assert "mnist_tf_batch_images_sum 3.0" in text
+    limits = re.findall(r'batch_images_bucket\{le="(.*)"\}', text)
+    assert limits == [*(f"{2**power}.0" for power in range(11)), "+Inf"]
     assert "mnist_tf_queue_requests 0.0" in text
     assert "mnist_tf_model_version 1.0" in text
 

@@ -42,6 +42,8 @@ BODIES = {
     "a huge number for a row": (instances([10**12]), 400, "[1, 1]"),
     "ragged rows": (instances([[0] * 28] * 27 + [[0] * 27]), 400, "the same length"),
     "27 x 28": (instances([[0] * 28] * 27), 400, "[1, 27, 28]"),
+    "27 x 28, grey": (instances([[9] * 28] * 27), 400, "[1, 27, 28]"),
+    "28 x 27, grey": (instances([[9] * 27] * 28), 400, "[1, 28, 27]"),
     "one number": (instances(5), 400, "shape"),
     "NaN": (b'{"instances": [[NaN]]}', 400, "not valid JSON"),
     "1e39": (instances([[1e39] * 28] * 28), 400, "instances"),

@@ -79,7 +79,9 @@ class TestTensorFlowServing:
         found = client.get("/v1/models/mnist/metadata").json()
         assert found["model_spec"]["name"] == "mnist"
         serve = found["metadata"]["signature_def"]["signature_def"]["serve"]
-        assert serve["inputs"]["images"]["dtype"] == "DT_UINT8"
+        dim = [{"size": size, "name": ""} for size in ("-1", "28", "28")]
+        shape = {"dim": dim, "unknown_rank": False}
+        assert serve["inputs"]["images"] == {"dtype": "DT_UINT8", "tensor_shape": shape}
         assert found["metadata"]["labels"] == list("0123456789")
         assert found["metadata"]["image_shape"] == [28, 28]
 
