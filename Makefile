@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help train predict evaluate serve tensorboard test torture bench new lint format clean
+.PHONY: help train predict evaluate serve tensorboard test torture mutants bench new lint format clean
 
 help:  ## List these targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ test: lint  ## Lint, check the types and run the tests.
 
 torture: .venv/installed  ## Kill and resume a run again and again.
 	$(BIN)/python -m benchmarks.torture $(ARGS)
+
+mutants: .venv/installed-dev  ## Measure which changes of the code the tests notice.
+	$(BIN)/python -m benchmarks.mutants $(ARGS)
 
 bench: .venv/installed-bench  ## Measure the README's figures; ARGS="--data_dir=...".
 	$(BIN)/python -m benchmarks $(ARGS)

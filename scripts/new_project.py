@@ -66,7 +66,7 @@ PARTS = {
     ),
     "benchmarks": Part(
         paths=("benchmarks/", "tests/benchmarks/"),
-        targets=("bench", "torture"),
+        targets=("bench", "torture", "mutants"),
         keys=("bench",),
     ),
 }

@@ -109,7 +109,11 @@ def build_optimizer(
     optimizer: keras.optimizers.Optimizer
     if name == "sgd":
         nesterov = momentum > 0
-        optimizer = keras.optimizers.SGD(momentum=momentum, nesterov=nesterov, **common)
+        optimizer = keras.optimizers.SGD(
+            momentum=float(momentum),  # Keras does not take 0
+            nesterov=nesterov,
+            **common,
+        )
     else:
         optimizer = FusedAdam(beta_1=momentum, beta_2=beta_2, **common)
     # There is no reason for biases and the scales of normalisation layers to be small.

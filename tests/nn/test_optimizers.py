@@ -125,3 +125,8 @@ def test_fused_adam_computes_what_adam_of_keras_does(weight_decay):
         ends.append(variable.numpy())
     np.testing.assert_allclose(*ends, rtol=1e-5)
     assert np.abs(ends[0] - start).mean() > 0.1
+
+
+def test_sgd_takes_the_momentum_0_of_a_config():
+    optimizer = build_optimizer("sgd", 0.1, momentum=0)
+    assert optimizer.momentum == 0
