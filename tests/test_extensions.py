@@ -127,7 +127,7 @@ def test_extra_callbacks_see_all_metrics_and_continue_on_resume(run, tmp_path):
     assert record["step"] == 18
     (saved,) = record["callbacks"].values()
     assert saved["calls"] == 6
-    with pytest.raises(UserError, match="holds the state of 2/Worst; pass the"):
+    with pytest.raises(UserError, match="holds the state of 1/Worst; pass the"):
         run(**settings, resume=True)
     run({"extra_callbacks": [resumed]}, **settings, resume=True)
     assert resumed.state() == whole.state()

@@ -48,7 +48,7 @@ def test_the_requirements_are_those_of_the_package():
     package = setup["options"]["install_requires"].splitlines()
     package += setup["options.extras_require"]["serve"].splitlines()
     assert set(listed) <= set(package)
-    assert len(listed) == 12
+    assert len(listed) == 13
 
 
 def test_the_dockerfile_passes_the_linter():
