@@ -101,7 +101,12 @@ def test_each_part_has_a_table(tmp_path):
         for name, key, seconds in [("0", "actions", 0.5), ("5", "callbacks", 1.0)]
     ]
     repeat = {"name": "base", "arrays": 60, "same": True}
+    plain = [
+        recipe("base", seed, accuracy, 9.0)
+        for seed, accuracy in ((1, 0.995), (2, 0.994))
+    ]
     parts = {
+        "plain": (plain, "| base | 2 | 99.450 | 99.50, 99.40 |"),
         "networks": ([recipe("rnn", 1, 0.993, 146.0)], "| 99.30 | 146 |"),
         "answers": ([answers], "| 0.25 | 48 | 0.125 | 20,000 | 3 of 9,000 | 2.0e-06 |"),
         # 1 GFLOP in 4 ms is 250 GFLOP/s.
@@ -146,6 +151,7 @@ def test_growth_measures_a_run():
         ("peers", "--seed=x", "--seed must be a non-negative integer (got 'x')"),
         ("peers", "fitt", "did you mean 'fit'"),
         ("steps", "--recipe=fc", "--recipe must be one whose model is cnn (got 'fc')"),
+        ("mutants", "--count=0", "--count must be a positive integer (got '0')"),
         ("torture", "--kills=-1", "--kills must be a non-negative integer (got '-1')"),
         ("__main__", "--parts=step", "did you mean 'steps'"),
     ],
