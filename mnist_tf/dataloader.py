@@ -72,8 +72,8 @@ def training_batches(
       A dataset of (images uint8 [B, H, W, 1], labels int64 [B]) with one element for
       each step and each replica that this pipeline feeds.
     """
-    rows = None if indices is None else tf.constant(indices, tf.int64)
-    count = len(labels) if indices is None else len(indices)
+    rows = np.arange(len(labels)) if indices is None else indices
+    count, all_rows = len(rows), tf.constant(rows, tf.int64)
     replica_batch = batch_size // replicas
     # In memory once, as bytes; each step gathers its rows. Converting a view of the
     # images would copy them once more.
@@ -82,9 +82,7 @@ def training_batches(
 
     def batch(part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         positions = part * replica_batch + tf.range(replica_batch, dtype=tf.int64)
-        chosen_rows = _shuffled(positions, count, seed)
-        if rows is not None:
-            chosen_rows = tf.gather(rows, chosen_rows)
+        chosen_rows = tf.gather(all_rows, _shuffled(positions, count, seed))
         chosen = tf.gather(all_images, chosen_rows)
         if augmentation is not None:
             chosen = augment(chosen, augmentation, tf.stack([seed, part]))

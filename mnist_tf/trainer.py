@@ -165,16 +165,7 @@ class Trainer:
           UserError: there are fewer batches than steps.
         """
         self._restore_callbacks(callbacks)
-        needed = epochs * steps_per_epoch - self.step
-        # A strategy wraps the data set in a class of its own.
-        known = isinstance(batches, tf.data.Dataset)
-        count = int(batches.cardinality()) if known else -1
-        if 0 <= count < needed:
-            raise UserError(
-                f"there are {count} batches for the {needed} steps from step "
-                f"{self.step} to the end of {epochs} epochs of {steps_per_epoch}; pass "
-                "more batches"
-            )
+        self._check_count(batches, epochs, steps_per_epoch)
         clock = time.perf_counter()
         iterator, steps = iter(batches), epochs * steps_per_epoch
         self._train_steps(iterator, tf.constant(0))  # traces without training
@@ -320,6 +311,21 @@ class Trainer:
         self._callback_states = dict(record["callbacks"])
         for phase, seconds in record["seconds"].items():
             self.seconds[phase] += seconds
+
+    def _check_count(
+        self, batches: tf.data.Dataset, epochs: int, steps_per_epoch: int
+    ) -> None:
+        """Rejects fewer batches than steps, where their number is known."""
+        needed = epochs * steps_per_epoch - self.step
+        # A strategy wraps the data set in a class of its own.
+        known = isinstance(batches, tf.data.Dataset)
+        count = int(batches.cardinality()) if known else -1
+        if 0 <= count < needed:
+            raise UserError(
+                f"there are {count} batches for the {needed} steps from step "
+                f"{self.step} to the end of {epochs} epochs of {steps_per_epoch}; pass "
+                "more batches"
+            )
 
     def _restore_callbacks(self, callbacks: Sequence[Callback]) -> None:
         self._stateful = {
