@@ -180,8 +180,8 @@ class Config:
         "logs", "Directory for TensorBoard; each run gets its own subdirectory.",
         RUN, limits=PATH)
     resume: bool | str = setting(
-        False, "Resume the run in --model_dir from its latest checkpoint. auto does if "
-        "there is one, and else starts a run.", RUN)
+        False, "Resume the run in --model_dir from its latest checkpoint. auto resumes "
+        "if there is one and starts a new run otherwise.", RUN)
     overwrite: bool = setting(
         False, "Replace the model in --model_dir.", RUN)
     save_every: int = setting(
