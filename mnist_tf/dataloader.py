@@ -4,36 +4,14 @@ The images of a step and their augmentation depend only on the seed and the numb
 the step, so a run can resume at any step and sees the batches it would have seen.
 """
 
+import mmap
+from collections.abc import Callable
+from typing import cast
+
 import numpy as np
 import tensorflow as tf
 
-from mnist_tf.nn.augmentation import Augmentation, augment
-
-
-def split_validation(
-    labels: np.ndarray, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Splits the samples into training and validation, stratified by class.
-
-    Args:
-      labels: integers [n].
-      fraction: fraction of each class to validate on, rounded to whole samples but, if
-        it is above 0, at least one of a class that has two.
-      seed: the same seed gives the same split.
-
-    Returns:
-      The sorted indices of the training and of the validation samples, int64.
-    """
-    generator = np.random.default_rng(seed)
-    held_out = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        count = round(len(members) * fraction)
-        if fraction and len(members) > 1:
-            count = min(max(count, 1), len(members) - 1)
-        held_out.append(generator.permutation(members)[:count])
-    validation = np.sort(np.concatenate(held_out))
-    return np.setdiff1d(np.arange(len(labels)), validation), validation
+from mnist_tf.nn.augmentation import Augmentation, augment, mixup
 
 
 def training_batches(
@@ -44,6 +22,8 @@ def training_batches(
     seed: int,
     indices: np.ndarray | None = None,
     augmentation: Augmentation | None = None,
+    mixup_alpha: float = 0.0,
+    num_classes: int = 0,
     start: int = 0,
     stop: int,
     replicas: int = 1,
@@ -56,12 +36,14 @@ def training_batches(
     batches have the same size.
 
     Args:
-      images: uint8 [n, H, W].
+      images: uint8 [n, H, W] or [n, H, W, 3]. A `np.memmap` stays on the disk.
       labels: integers [n].
       batch_size: the global batch size, over all replicas.
       seed: seed of the order and the augmentation.
       indices: integers, of the samples to train on; None for all. Cheaper than a copy.
       augmentation: limits of the augmentation; None for none.
+      mixup_alpha: see `mixup`, which needs `num_classes`; 0 for none.
+      num_classes: number of classes.
       start: the first step, 0-based.
       stop: the step after the last.
       replicas: number of replicas; each gets `batch_size / replicas` images of a step.
@@ -69,24 +51,26 @@ def training_batches(
       pipelines: number of input pipelines; each feeds the same number of replicas.
 
     Returns:
-      A dataset of (images uint8 [B, H, W, 1], labels int64 [B]) with one element for
-      each step and each replica that this pipeline feeds.
+      A dataset of (images uint8 [B, H, W, C], labels int64 [B] or, with mixup, float32
+      [B, num_classes]), with one element for each step and each replica that this
+      pipeline feeds.
     """
     rows = np.arange(len(labels)) if indices is None else indices
     count, all_rows = len(rows), tf.constant(rows, tf.int64)
     replica_batch = batch_size // replicas
-    # In memory once, as bytes; each step gathers its rows. Converting a view of the
-    # images would copy them once more.
-    all_images = tf.expand_dims(tf.constant(images), -1)
     all_labels = tf.constant(labels, tf.int64)
+    gather = _gatherer(images)
 
     def batch(part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         positions = part * replica_batch + tf.range(replica_batch, dtype=tf.int64)
         chosen_rows = tf.gather(all_rows, _shuffled(positions, count, seed))
-        chosen = tf.gather(all_images, chosen_rows)
+        chosen, chosen_labels = gather(chosen_rows), tf.gather(all_labels, chosen_rows)
+        draws = tf.stack([seed, part])
         if augmentation is not None:
-            chosen = augment(chosen, augmentation, tf.stack([seed, part]))
-        return chosen, tf.gather(all_labels, chosen_rows)
+            chosen = augment(chosen, augmentation, draws)
+        if mixup_alpha:
+            return mixup(chosen, chosen_labels, mixup_alpha, num_classes, draws)
+        return chosen, chosen_labels
 
     parts = tf.data.Dataset.range(start * replicas, stop * replicas)
     if pipelines > 1:
@@ -96,14 +80,56 @@ def training_batches(
 
 
 def evaluation_batches(
-    images: np.ndarray, labels: np.ndarray, *, batch_size: int = 500
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    indices: np.ndarray | None = None,
+    batch_size: int = 500,
 ) -> tf.data.Dataset:
     """Returns every sample once and in order; the last batch may be smaller.
 
-    Arrays and batches have the shapes and dtypes of `training_batches`.
+    Arrays, indices and batches are those of `training_batches`.
     """
-    arrays = (tf.expand_dims(tf.constant(images), -1), labels.astype(np.int64))
-    return tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size).prefetch(2)
+    rows = np.arange(len(labels)) if indices is None else indices
+    all_labels = tf.constant(labels[rows], tf.int64)
+    if isinstance(images, np.memmap):
+        gather, batches = _gatherer(images), tf.data.Dataset.from_tensor_slices(rows)
+        found = batches.batch(batch_size).map(gather, deterministic=True)
+    else:
+        pixels = tf.constant(images if indices is None else images[rows])
+        found = tf.data.Dataset.from_tensor_slices(_with_channels(pixels))
+        found = found.batch(batch_size)
+    labelled = tf.data.Dataset.from_tensor_slices(all_labels).batch(batch_size)
+    return tf.data.Dataset.zip(found, labelled).prefetch(2)
+
+
+def _gatherer(images: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function from rows, int64 [B], to their images, uint8 [B, H, W, C]."""
+    if not isinstance(images, np.memmap):
+        # In memory once, as bytes. Converting a view would copy them once more.
+        all_images = _with_channels(tf.constant(images))
+        return lambda rows: tf.gather(all_images, rows)
+    mapped, size = cast(mmap.mmap, images.base), images[0].nbytes
+    mapped.madvise(mmap.MADV_RANDOM)  # what lies beside a row is not needed
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        # Asks for all rows at once, so that the disk reads them in parallel.
+        for row in rows.tolist():
+            start = images.offset + row * size
+            begin = start - start % mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_WILLNEED, begin, start - begin + size)
+        return images[rows]
+
+    def gather(rows: tf.Tensor) -> tf.Tensor:
+        found = tf.numpy_function(read, [rows], tf.uint8, stateful=False)
+        return _with_channels(tf.ensure_shape(found, [None, *images.shape[1:]]))
+
+    return gather
+
+
+def _with_channels(images: tf.Tensor) -> tf.Tensor:
+    """Adds an axis of one channel to images that have no channels."""
+    return tf.expand_dims(images, -1) if len(images.shape) == 3 else images
 
 
 def _shuffled(positions: tf.Tensor, count: int, seed: int) -> tf.Tensor:

@@ -1,5 +1,11 @@
 """Data sets and readers that trust no input. Imports only `errors`, no TensorFlow."""
 
 from mnist_tf.data.datasets import DATASETS, Dataset, load, read_arrays
+from mnist_tf.data.labelled import LabelledFiles
+from mnist_tf.data.preprocessing import Preprocessing
+from mnist_tf.data.splits import stratified_split
 
-__all__ = ["DATASETS", "Dataset", "load", "read_arrays"]
+__all__ = [
+    "DATASETS", "Dataset", "LabelledFiles", "Preprocessing", "load", "read_arrays",
+    "stratified_split",
+]  # fmt: skip

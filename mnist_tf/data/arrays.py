@@ -14,7 +14,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, cast
 
@@ -66,7 +66,11 @@ def decoding(name: str, part: str = "") -> Iterator[None]:
 
 
 def read_npy(
-    file: IO[bytes], size: int, name: str, max_bytes: int | None = None
+    file: IO[bytes],
+    size: int,
+    name: str,
+    max_bytes: int | None = None,
+    kinds: str = "buif",
 ) -> np.ndarray:
     """Reads an array of bool, int, uint or float, in native byte order.
 
@@ -75,6 +79,7 @@ def read_npy(
       size: bytes from there to the end of the file.
       name: name of the file in error messages.
       max_bytes: largest size of the array; `MAX_BYTES` by default.
+      kinds: NumPy's codes of the kinds of dtypes to accept.
 
     Raises:
       UserError: the file is damaged, has the wrong length, or does not hold numbers.
@@ -88,9 +93,10 @@ def read_npy(
             shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
         else:
             raise ValueError(f"unsupported version {version[0]}.{version[1]}")
-        if dtype.kind not in "buif" or min(shape, default=0) < 0:
+        if dtype.kind not in kinds or min(shape, default=0) < 0:
+            what = "text" if kinds == "U" else "numbers"
             raise UserError(
-                f"{name} must hold an array of numbers (got {dtype} with shape {shape})"
+                f"{name} must hold an array of {what} (got {dtype} with shape {shape})"
             )
         available = size - (file.tell() - start)
         declared = math.prod(shape) * dtype.itemsize
@@ -103,7 +109,10 @@ def read_npy(
 
 
 def read_npz(
-    file: IO[bytes], name: str, max_bytes: int | None = None
+    file: IO[bytes],
+    name: str,
+    max_bytes: int | None = None,
+    text: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
     """Reads all arrays of a file in NumPy's npz format, by name.
 
@@ -111,6 +120,7 @@ def read_npz(
       file: positioned at its start.
       name: name of the file in error messages.
       max_bytes: largest size of all arrays together; `MAX_BYTES` by default.
+      text: names of arrays that hold text, not numbers.
 
     Raises:
       UserError: the file is damaged, or `read_npy` does not accept one of the arrays.
@@ -125,7 +135,8 @@ def read_npz(
             _check_size(info.file_size, most, inner)
             with archive.open(info) as member:
                 key = info.filename.removesuffix(".npy")
-                arrays[key] = read_npy(member, info.file_size, inner, max_bytes)
+                kinds = "U" if key in text else "buif"
+                arrays[key] = read_npy(member, info.file_size, inner, max_bytes, kinds)
     return arrays
 
 

@@ -1,17 +1,23 @@
 """Named data sets, as uint8 arrays.
 
-To add a data set, write a function that returns a `Dataset` and add it to `DATASETS`.
+To add a data set, write a function that returns a `Dataset`, or `LabelledFiles`, and
+add it to `DATASETS`.
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mnist_tf.data import arrays, downloads, images
+from mnist_tf.data import arrays, cache, cifar, downloads, labelled
+from mnist_tf.data.digits import IMAGE_SIZE
+from mnist_tf.data.labelled import LabelledFiles
+from mnist_tf.data.preprocessing import UNDECIDED, Preprocessing, fitted
 from mnist_tf.errors import UserError, unknown_name
 
 DIGITS = tuple("0123456789")
@@ -21,6 +27,9 @@ FASHION = (
 )  # fmt: skip
 
 _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_NAMED = 10  # of the files left out, in the warning
+_LABELS_FILE = "labels.txt"
+_MNIST_SIZES = [60_000, 10_000]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +40,15 @@ class Dataset:
       name: what the data is, such as "mnist"; "custom" if no checksum matches.
       origin: the directory it was read from.
       labels: name of each class; a label is an index into it.
-      train_images: uint8 [n, 28, 28]; test_images likewise.
+      train_images: uint8 [n, H, W] or [n, H, W, 3]; test_images likewise.
       train_labels: int64 [n]; test_labels likewise. Other integers are converted.
+      validation_images, validation_labels: likewise; None if a part of the training
+        images is to be held out.
+      preprocessing: how other pictures become images like these. By default those of
+        28x28 with digits as labels are digits, and others photos.
       warning: what the user should know about the choice of the data; "" if nothing.
+      skipped: (path, reason) of image files that are damaged and left out.
+      checksums: SHA-256 of the images by split, where it is known.
 
     Raises:
       UserError: a split is empty, or has the wrong shape, dtype or range of values.
@@ -46,50 +61,97 @@ class Dataset:
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
-    warning: str = dataclasses.field(default="", kw_only=True)
+    _: dataclasses.KW_ONLY
+    validation_images: np.ndarray | None = None
+    validation_labels: np.ndarray | None = None
+    preprocessing: Preprocessing = UNDECIDED
+    warning: str = ""
+    skipped: tuple[cache.Skipped, ...] = ()
+    checksums: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for split in ("train", "test"):
+        shape = self.train_images.shape[1:]
+        for split in self.splits:
             labels = getattr(self, f"{split}_labels")
-            _check(self, split, getattr(self, f"{split}_images"), labels)
+            _check(self, split, getattr(self, f"{split}_images"), labels, shape)
             object.__setattr__(self, f"{split}_labels", labels.astype(np.int64))
+        are_digits = shape == (IMAGE_SIZE, IMAGE_SIZE) and self.labels == DIGITS
+        decided = self.preprocessing.decided(shape[:2], len(shape) == 3, are_digits)
+        object.__setattr__(self, "preprocessing", decided)
 
     @property
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """Training images, training labels, test images and test labels."""
-        return self.train_images, self.train_labels, self.test_images, self.test_labels
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits that the data set has."""
+        if self.validation_images is None:
+            return ("train", "test")
+        return ("train", "validation", "test")
 
-    @property
+    def split(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns images and labels of a split."""
+        return getattr(self, f"{name}_images"), getattr(self, f"{name}_labels")
+
+    def warnings(self) -> list[str]:
+        """Returns what the user should know, the files that are left out included."""
+        names = [reason for _, reason in self.skipped[:_NAMED]]
+        if more := len(self.skipped) - len(names):
+            names.append(f"and {more:,} more")
+        left_out = f"left out {len(self.skipped):,} image files: {'; '.join(names)}"
+        return [each for each in (self.warning, left_out if names else "") if each]
+
+    @functools.cached_property
     def sha256(self) -> str:
         """Checksum of the arrays, their shapes and the labels, in hexadecimal."""
-        parts = [f"{_array_sha256(array)} {array.shape}" for array in self.arrays]
+        parts = []
+        for split in self.splits:
+            images, labels = self.split(split)
+            checksum = self.checksums.get(split) or _array_sha256(images)
+            parts.append(f"{checksum} {images.shape}")
+            parts.append(f"{_array_sha256(labels)} {labels.shape}")
         return hashlib.sha256("\n".join([*parts, *self.labels]).encode()).hexdigest()
 
 
-def load(name: str, data_dir: str = "") -> Dataset:
+def load(
+    name: str,
+    data_dir: str = "",
+    preprocessing: Preprocessing = UNDECIDED,
+    *,
+    cache_dir: str = "",
+    strict: bool = False,
+) -> Dataset:
     """Loads a data set by name.
 
     Args:
       name: a key of `DATASETS`.
       data_dir: directory to read it from; "" uses the default of the data set.
+      preprocessing: what images to make of the data; what it leaves open is decided by
+        the data.
+      cache_dir: directory for the pixels of image files; "" uses the user's cache.
+      strict: whether damaged image files are an error.
 
     Raises:
       UserError: the name is unknown, or files are missing or damaged.
     """
     if name not in DATASETS:
         raise UserError(unknown_name("--dataset", name, DATASETS))
-    return DATASETS[name](data_dir)
+    found = DATASETS[name](data_dir)
+    if isinstance(found, LabelledFiles):
+        directory = cache_dir or str(_user_cache("images"))
+        return _decoded(found, preprocessing, directory, strict)
+    return _as_wanted(found, preprocessing)
 
 
-def auto(data_dir: str) -> Dataset:
-    """MNIST from a directory, the cache or the network, or else the sample."""
+def auto(data_dir: str) -> Dataset | LabelledFiles:
+    """What is in the directory, or MNIST from cache or network, or else the sample."""
     if data_dir:
-        dataset = custom(data_dir)
-        sizes = (len(dataset.train_images), len(dataset.test_images))
-        image_files = (Path(data_dir) / "train").is_dir()
-        if dataset.name == "custom" and sizes == (60_000, 10_000) and not image_files:
+        found = custom(data_dir)
+        if (
+            isinstance(found, Dataset)
+            and found.name == "custom"
+            and [len(found.split(split)[0]) for split in found.splits] == _MNIST_SIZES
+            and found.labels == DIGITS
+        ):
             return mnist(data_dir)  # raises an error that names the file that differs
-        return dataset
+        return found
     try:
         return mnist("")
     except UserError as error:
@@ -121,29 +183,42 @@ def sample(data_dir: str) -> Dataset:
     return Dataset("sample", "the project", DIGITS, *found)
 
 
-def custom(data_dir: str) -> Dataset:
+def cifar10(data_dir: str) -> Dataset:
+    """CIFAR-10: 60,000 colour pictures of 32x32 in ten classes (Krizhevsky, 2009)."""
+    if not data_dir:
+        directory = _user_cache("cifar10")
+        downloads.download_and_unpack(cifar.URL, cifar.SHA256, directory)
+        data_dir = str(directory)
+    return Dataset("cifar10", data_dir, cifar.LABELS, *cifar.read(data_dir))
+
+
+def custom(data_dir: str) -> Dataset | LabelledFiles:
     """Any data in a directory; published data sets are recognised by checksum."""
-    if data_dir and (Path(data_dir) / "train").is_dir():
-        return _read_image_files(Path(data_dir))
-    found = read_arrays(data_dir)
+    directory = Path(data_dir)
+    if data_dir and directory.is_dir():
+        named = any((directory / name).exists() for name in (labelled.CSV, "train"))
+        if named or (not _array_files(directory) and labelled.has_folders(directory)):
+            return labelled.find(directory)
+    found, names = _read_arrays(data_dir)
     sums = tuple(map(_array_sha256, found))
     matches = (name for name, known in downloads.ARRAY_SHA256.items() if known == sums)
     name = next(matches, "custom")
-    labels = FASHION if name == "fashion_mnist" else DIGITS
+    labels = FASHION if name == "fashion_mnist" else names
     return Dataset(name, data_dir, labels, *found)
 
 
-DATASETS: dict[str, Callable[[str], Dataset]] = {
+DATASETS: dict[str, Callable[[str], Dataset | LabelledFiles]] = {
     "auto": auto,
     "mnist": mnist,
     "fashion_mnist": fashion_mnist,
+    "cifar10": cifar10,
     "sample": sample,
     "custom": custom,
 }
 
 
 def read_arrays(directory: str | os.PathLike) -> tuple[np.ndarray, ...]:
-    """Reads the four arrays in a directory of IDX files or with a `mnist.npz`.
+    """Reads the four arrays in a directory of IDX files or with an npz file.
 
     Returns:
       Training images, training labels, test images and test labels, as they are stored.
@@ -151,41 +226,89 @@ def read_arrays(directory: str | os.PathLike) -> tuple[np.ndarray, ...]:
     Raises:
       UserError: a file is missing or damaged.
     """
+    return _read_arrays(directory)[0]
+
+
+def _read_arrays(
+    directory: str | os.PathLike,
+) -> tuple[tuple[np.ndarray, ...], tuple[str, ...]]:
+    """Reads the arrays in a directory, and the names of the labels beside them."""
     if not os.path.isdir(directory):
         raise UserError(f"--data_dir must be a directory (got {str(directory)!r})")
     directory = Path(directory)
-    archive = directory / "mnist.npz"
-    paths = [directory / f"{file}.gz" for file in downloads.IDX_FILES]
-    paths = [path if path.exists() else path.with_suffix("") for path in paths]
-    missing = [path.name for path in paths if not path.exists()]
-    if missing and not archive.exists():
+    paths = _array_files(directory)
+    if not paths:
+        missing = [f"{file} (or .gz)" for file in downloads.IDX_FILES]
+        missing = [each for each in missing if not (directory / each[:-9]).exists()]
         raise UserError(
-            f"{directory} has no {', '.join(missing)} (or .gz); --data_dir must hold "
-            "the four IDX files, mnist.npz, or train/<label>/*.png and "
-            "test/<label>/*.png"
+            f"{directory} has no {', '.join(missing)}; --data_dir must hold the four "
+            "IDX files, an npz file, labels.csv, or images as train/<label>/* or "
+            "<label>/*"
         )
+    names: tuple[str, ...] = ()
     try:
-        if not archive.exists():
-            return tuple(map(arrays.read_idx, paths))
-        with arrays.open_file(archive) as file:
-            found = arrays.read_npz(file, str(archive))
+        if len(paths) > 1:
+            found = tuple(map(arrays.read_idx, paths))
+        else:
+            found, names = _read_npz(paths[0])
     except UserError as error:
         raise UserError(f"{error}; download or save it again") from error
+    return found, _label_names(directory, names, found)
+
+
+def _array_files(directory: Path) -> list[Path]:
+    """The four IDX files of a directory, or its one npz file; else nothing."""
+    paths = [directory / f"{file}.gz" for file in downloads.IDX_FILES]
+    paths = [path if path.exists() else path.with_suffix("") for path in paths]
+    archives = sorted(directory.glob("*.npz"))
+    if all(path.exists() for path in paths):
+        return paths
+    if len(archives) > 1:
+        shown = ", ".join(path.name for path in archives)
+        raise UserError(f"{directory} must hold one npz file (got {shown})")
+    return archives
+
+
+def _read_npz(archive: Path) -> tuple[tuple[np.ndarray, ...], tuple[str, ...]]:
+    with arrays.open_file(archive) as file:
+        found = arrays.read_npz(file, str(archive), text=("label_names",))
     if missing := [key for key in _NPZ_KEYS if key not in found]:
         raise UserError(
             f"{archive} has no {', '.join(missing)}; it must hold "
             f"{', '.join(_NPZ_KEYS)}"
         )
-    return tuple(found[key] for key in _NPZ_KEYS)
+    wanted = [found[key] for key in _NPZ_KEYS]
+    # Keras's CIFAR-10 has labels [n, 1]; others have greyscale images [n, H, W, 1].
+    flat = [each[..., 0] if each.shape[-1:] == (1,) else each for each in wanted]
+    names = found.get("label_names", np.array([], str))
+    return tuple(flat), tuple(names.ravel().tolist())
+
+
+def _label_names(
+    directory: Path, names: tuple[str, ...], found: tuple[np.ndarray, ...]
+) -> tuple[str, ...]:
+    """The names of the labels: those given, those in labels.txt, or the numbers."""
+    where, path = f"label_names in {directory}", directory / _LABELS_FILE
+    if not names and path.exists():
+        where = str(path)
+        with arrays.open_file(path) as file, arrays.decoding(where):
+            names = tuple(file.read(2**20).decode("utf-8-sig").splitlines())
+    highest = max((int(each.max()) for each in found[1::2] if each.size), default=0)
+    if not names:
+        return DIGITS if highest < len(DIGITS) else tuple(map(str, range(highest + 1)))
+    if len(set(names)) < len(names) or len(names) <= max(highest, 1):
+        raise UserError(
+            f"{where} must be different names of at least {max(highest + 1, 2)} labels "
+            f"(got {', '.join(names)})"
+        )
+    return names
 
 
 def _published(name: str, labels: tuple[str, ...], data_dir: str) -> Dataset:
     """A data set with known checksums, from a directory, the cache or the network."""
     directory = Path(data_dir)
     if not data_dir:
-        import pooch
-
-        directory = pooch.os_cache("mnist_tf") / name
+        directory = _user_cache(name)
         downloads.download(name, downloads.MIRRORS[name], directory)
     elif (directory / "train").is_dir():
         raise UserError(
@@ -205,45 +328,76 @@ def _published(name: str, labels: tuple[str, ...], data_dir: str) -> Dataset:
     return Dataset(name, str(directory), labels, *found)
 
 
-def _read_image_files(directory: Path) -> Dataset:
-    """Reads <split>/<label>/*.png (or another format) with any names of labels."""
-    train = directory / "train"
-    names = [path.name for path in train.glob("*/")]
-    numeric = all(name.isdecimal() for name in names)
-    labels = tuple(sorted(names, key=int if numeric else str))
-    splits: list[np.ndarray] = []
-    for split in (train, directory / "test"):
-        if not split.is_dir():
-            raise UserError(f"{directory} has no directory {split.name}")
-        stacks, indices = [], []
-        for path in sorted(split.glob("*/")):
-            if path.name not in labels:
-                raise UserError(unknown_name(f"label in {split}", path.name, labels))
-            found = [images.read(file) for file in images.find_files([str(path)])]
-            stacks += found
-            indices += [labels.index(path.name)] * sum(len(each) for each in found)
-        if not stacks:
-            raise UserError(f"{split} has no <label>/*.png")
-        splits += [np.concatenate(stacks), np.array(indices)]
-    if len(labels) == 1:
-        raise UserError(f"{train} must have at least two labels (got {labels[0]!r})")
-    return Dataset("custom", str(directory), labels, *splits)
+def _decoded(
+    files: LabelledFiles, preprocessing: Preprocessing, cache_dir: str, strict: bool
+) -> Dataset:
+    """Decodes image files, or finds their pixels in the cache."""
+    preprocessing = cache.decided(files, preprocessing)
+    pixels = cache.load(files, preprocessing, cache_dir, strict)
+    splits: dict[str, Any] = {}
+    for split, images in pixels.images.items():
+        if len(images) or split != "validation":
+            splits[f"{split}_images"] = images
+            splits[f"{split}_labels"] = pixels.labels[split]
+    return Dataset(
+        "custom",
+        files.origin,
+        files.labels,
+        **splits,
+        preprocessing=preprocessing,
+        warning=files.warning,
+        skipped=pixels.skipped,
+        checksums=pixels.sha256,
+    )
+
+
+def _as_wanted(dataset: Dataset, preprocessing: Preprocessing) -> Dataset:
+    """Gives the images of a data set another size or colour, if asked to."""
+    shape = dataset.train_images.shape[1:]
+    are_digits = dataset.preprocessing.method == "digits"
+    wanted = preprocessing.decided(shape[:2], len(shape) == 3, are_digits)
+    if wanted.method == "digits" and shape != (IMAGE_SIZE, IMAGE_SIZE):
+        raise UserError(
+            f"images in {dataset.origin} must be [n, {IMAGE_SIZE}, {IMAGE_SIZE}] to be "
+            f"digits (got {['n', *shape]}); use --preprocess=photo".replace("'n'", "n")
+        )
+    changes: dict[str, Any] = {"preprocessing": wanted}
+    if wanted.image_shape != shape:
+        for split in dataset.splits:
+            changes[f"{split}_images"] = fitted(dataset.split(split)[0], wanted)
+    return dataclasses.replace(dataset, **changes)
+
+
+def _user_cache(name: str) -> Path:
+    import pooch  # here, because it takes long to import
+
+    return pooch.os_cache("mnist_tf") / name
 
 
 def _check(
-    dataset: Dataset, split: str, pixels: np.ndarray, labels: np.ndarray
+    dataset: Dataset,
+    split: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    shape: tuple[int, ...],
 ) -> None:
-    size, most = images.IMAGE_SIZE, len(dataset.labels) - 1
-    if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size) or not len(pixels):
+    """Checks the arrays of a split; `shape` is that of a training image."""
+    is_image = len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
+    if images.dtype != np.uint8 or not is_image or not len(images) or 0 in shape:
         raise UserError(
-            f"{split} images in {dataset.origin} must be uint8 [n, {size}, {size}], n "
-            f"at least 1 (got {pixels.dtype} {list(pixels.shape)})"
+            f"{split} images in {dataset.origin} must be uint8 [n, H, W] or "
+            f"[n, H, W, 3], n at least 1 (got {images.dtype} {list(images.shape)})"
         )
-    name = f"{split} labels in {dataset.origin}"
-    if labels.shape != (len(pixels),):
+    if images.shape[1:] != shape:
+        raise UserError(
+            f"{split} images in {dataset.origin} must have the shape of the training "
+            f"images, {list(shape)} (got {list(images.shape[1:])})"
+        )
+    name, most = f"{split} labels in {dataset.origin}", len(dataset.labels) - 1
+    if labels.shape != (len(images),):
         raise UserError(
             f"{name} must be one per image (got shape {list(labels.shape)} for "
-            f"{len(pixels)} images)"
+            f"{len(images)} images)"
         )
     if labels.dtype.kind not in "ui":
         raise UserError(f"{name} must be integers (got {labels.dtype})")

@@ -1,5 +1,9 @@
 """Downloads the published data sets and knows their checksums."""
 
+import os
+import shutil
+import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from mnist_tf.errors import UserError
@@ -68,21 +72,41 @@ def download(name: str, mirrors: tuple[str, ...], cache: Path) -> None:
     Raises:
       UserError: no mirror has a file with the right checksum.
     """
+    for idx_file, checksum in zip(IDX_FILES, GZIP_SHA256[name], strict=True):
+        _retrieve(f"{idx_file}.gz", mirrors, checksum, cache)
+
+
+def download_and_unpack(url: str, sha256: str, directory: Path) -> None:
+    """Downloads a tar archive and unpacks it into a directory, unless it is there.
+
+    Raises:
+      UserError: it cannot be downloaded, or its checksum differs.
+    """
+    if directory.is_dir():
+        return
+    address, _, file = url.rpartition("/")
+    archive = _retrieve(file, (f"{address}/",), sha256, directory.parent)
+    unpacking = directory.with_name(f"{directory.name}.tmp")
+    shutil.rmtree(unpacking, ignore_errors=True)
+    with tarfile.open(archive) as tar:
+        tar.extractall(unpacking, filter="data")
+    os.rename(unpacking, directory)
+
+
+def _retrieve(file: str, mirrors: Sequence[str], checksum: str, cache: Path) -> str:
+    """Downloads a file, unless it is in the cache; returns its path."""
     # Imported here because it takes 0.2 s and most runs do not download.
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
     downloader = pooch.HTTPDownloader(progressbar=True, timeout=(5, 30))
-    for idx_file, checksum in zip(IDX_FILES, GZIP_SHA256[name], strict=True):
-        file, errors = f"{idx_file}.gz", []
-        for mirror in mirrors:
-            try:
-                pooch.retrieve(
-                    f"{mirror}{file}", checksum, file, cache, downloader=downloader
-                )
-                break
-            except (OSError, ValueError) as error:
-                # OSError covers requests' exceptions; ValueError is a wrong checksum.
-                errors.append(f"{mirror}: {type(error).__name__}")
-        else:
-            raise UserError(f"cannot download {file} ({'; '.join(errors)})")
+    errors = []
+    for mirror in mirrors:
+        try:
+            return pooch.retrieve(
+                f"{mirror}{file}", checksum, file, cache, downloader=downloader
+            )
+        except (OSError, ValueError) as error:
+            # OSError covers requests' exceptions; ValueError is a wrong checksum.
+            errors.append(f"{mirror}: {type(error).__name__}")
+    raise UserError(f"cannot download {file} ({'; '.join(errors)})")

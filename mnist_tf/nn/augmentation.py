@@ -1,4 +1,7 @@
-"""Random augmentation of a whole batch in one kernel."""
+"""Random augmentation of a whole batch, each kind in a few operations.
+
+All draws follow from a seed, so that a resumed run sees the same batches.
+"""
 
 import dataclasses
 import math
@@ -6,10 +9,12 @@ import math
 import numpy as np
 import tensorflow as tf
 
+_LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Limits of a random affine map; each parameter is drawn uniformly.
+    """Limits of the augmentation; each parameter is drawn uniformly for each image.
 
     Attributes:
       shift: largest shift in pixels.
@@ -17,6 +22,10 @@ class Augmentation:
       zoom: largest relative change of size, 0.1 for 90% to 110%.
       shear: largest shear in degrees.
       whole_pixels: whether to shift by whole pixels, which does not blur.
+      flip: whether to mirror half of the images left to right.
+      color_jitter: largest relative change of brightness, contrast and saturation.
+      cutout: side in pixels of a square to blacken (DeVries and Taylor, 2017,
+        arXiv:1708.04552).
     """
 
     shift: float = 0.0
@@ -24,21 +33,77 @@ class Augmentation:
     zoom: float = 0.0
     shear: float = 0.0
     whole_pixels: bool = False
+    flip: bool = False
+    color_jitter: float = 0.0
+    cutout: int = 0
 
 
 def augment(
     images: tf.Tensor, augmentation: Augmentation, seed: tf.Tensor
 ) -> tf.Tensor:
-    """Transforms each image of a batch by a random affine map around its centre.
+    """Augments each image of a batch.
 
     Args:
-      images: uint8 or float [B, H, W, C]; pixels outside count as 0.
-      augmentation: the limits of the map.
-      seed: integers [2]; the same seed gives the same maps.
+      images: uint8 [B, H, W, C]; pixels outside count as 0.
+      augmentation: what to do, and how much at most.
+      seed: integers [2]; the same seed gives the same result.
 
     Returns:
       The same shape and dtype.
     """
+    limits = augmentation
+    if limits.shift or limits.rotation or limits.zoom or limits.shear:
+        images = _transformed(images, limits, seed)
+    # A seed for each kind, so that one does not depend on the others.
+    seeds = [tf.random.experimental.stateless_fold_in(seed, kind) for kind in range(3)]
+    if limits.flip:
+        images = _flipped(images, seeds[0])
+    if limits.color_jitter:
+        images = _jittered(images, limits.color_jitter, seeds[1])
+    if limits.cutout:
+        images = _cut_out(images, limits.cutout, seeds[2])
+    return images
+
+
+def mixup(
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    alpha: float,
+    num_classes: int,
+    seed: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mixes each image of a batch, and its label, with another of the batch.
+
+    Method: Zhang et al., 2018, arXiv:1710.09412, with a weight for each image.
+
+    Args:
+      images: uint8 [B, H, W, C].
+      labels: integers [B].
+      alpha: both parameters of the beta distribution that the weights are drawn from.
+      num_classes: number of classes.
+      seed: integers [2]; the same seed gives the same result.
+
+    Returns:
+      uint8 [B, H, W, C], and float32 [B, num_classes], which add up to 1.
+    """
+    batch = tf.shape(images)[0]
+    seed = tf.random.experimental.stateless_fold_in(seed, 3)
+    # A pair of gamma variates, scaled to add up to 1, has a beta distribution.
+    draws = tf.random.stateless_gamma([batch, 2], seed, alpha)
+    # Of a small alpha both may underflow.
+    weights = tf.math.divide_no_nan(draws[:, 0], tf.reduce_sum(draws, axis=1))
+    weights = tf.reshape(weights, [-1, 1, 1, 1])
+    pixels = tf.cast(images, tf.float32)
+    mixed = weights * pixels + (1.0 - weights) * pixels[::-1]
+    targets, share = tf.one_hot(labels, num_classes), weights[:, :, 0, 0]
+    targets = share * targets + (1.0 - share) * targets[::-1]
+    return tf.cast(tf.round(mixed), images.dtype), targets
+
+
+def _transformed(
+    images: tf.Tensor, augmentation: Augmentation, seed: tf.Tensor
+) -> tf.Tensor:
+    """Transforms each image by a random affine map around its centre, in one kernel."""
     batch = tf.shape(images)[0]
     zoom, shift = augmentation.zoom, augmentation.shift
     angles = np.radians([augmentation.rotation, augmentation.shear])
@@ -66,3 +131,33 @@ def augment(
         interpolation="NEAREST" if augmentation.whole_pixels else "BILINEAR",
         fill_mode="CONSTANT",
     )
+
+
+def _flipped(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    flips = tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], seed) < 0.5
+    return tf.where(flips, images[:, :, ::-1], images)
+
+
+def _jittered(images: tf.Tensor, limit: float, seed: tf.Tensor) -> tf.Tensor:
+    shape = [3, tf.shape(images)[0], 1, 1, 1]
+    factors = tf.random.stateless_uniform(shape, seed, 1.0 - limit, 1.0 + limit)
+    brightness, contrast, saturation = tf.unstack(factors)
+    pixels = tf.cast(images, tf.float32) * brightness
+    mean = tf.reduce_mean(pixels, axis=[1, 2, 3], keepdims=True)
+    pixels = mean + (pixels - mean) * contrast
+    if images.shape[-1] == 3:
+        grey = tf.reduce_sum(pixels * tf.constant(_LUMA), axis=-1, keepdims=True)
+        pixels = grey + (pixels - grey) * saturation
+    return tf.cast(tf.round(tf.clip_by_value(pixels, 0.0, 255.0)), images.dtype)
+
+
+def _cut_out(images: tf.Tensor, side: int, seed: tf.Tensor) -> tf.Tensor:
+    batch, (height, width) = tf.shape(images)[0], images.shape[1:3]
+    # The centre is anywhere in the image, so a part of the square may be outside.
+    centers = tf.random.stateless_uniform([2, batch, 1], seed)
+    rows, columns = (
+        tf.abs(tf.range(size, dtype=tf.float32) + 0.5 - center * size) < side / 2
+        for size, center in zip((height, width), tf.unstack(centers), strict=True)
+    )
+    inside = rows[:, :, tf.newaxis] & columns[:, tf.newaxis, :]
+    return tf.where(inside[..., tf.newaxis], tf.zeros([], images.dtype), images)

@@ -38,6 +38,7 @@ class BatchNormalization(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Normalises by the batch in training, else by the moving averages."""
+        training = training and self.trainable  # as Keras's layer
         flat = len(inputs.shape) == 2
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs[:, None, None, :] if flat else inputs,

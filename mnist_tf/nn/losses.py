@@ -15,7 +15,7 @@ def cross_entropy(
     """Computes the cross-entropy of each sample, in nats.
 
     Args:
-      labels: integers [B].
+      labels: integers [B], or probabilities of the classes, float [B, C].
       logits: float [B, C].
       label_smoothing: fraction of the target spread evenly over all classes (Szegedy et
         al., 2016, arXiv:1512.00567).
@@ -25,12 +25,20 @@ def cross_entropy(
       float32 [B].
     """
     classes = logits.shape[-1]
-    on_value = 1.0 - label_smoothing * (classes - 1) / classes
-    targets = tf.one_hot(labels, classes, on_value, label_smoothing / classes)
+    off_value = label_smoothing / classes
+    if labels.dtype.is_floating:
+        targets = labels * (1.0 - label_smoothing) + off_value
+    else:
+        on_value = 1.0 - label_smoothing * (classes - 1) / classes
+        targets = tf.one_hot(labels, classes, on_value, off_value)
     logits = tf.cast(logits, tf.float32)
     losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
     if class_weights is not None:
-        losses *= tf.gather(tf.constant(class_weights, tf.float32), labels)
+        weights = tf.constant(class_weights, tf.float32)
+        if labels.dtype.is_floating:
+            losses *= tf.linalg.matvec(labels, weights)
+        else:
+            losses *= tf.gather(weights, labels)
     return losses
 
 

@@ -16,7 +16,12 @@ Metric = Any  # a MetricFunction, a keras.metrics.Metric or a class of them
 
 
 def accuracy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Whether the class with the largest logit is the label: bool [B]."""
+    """Whether the class with the largest logit is the label: bool [B].
+
+    Of probabilities, float [B, C], the label is the most probable class.
+    """
+    if labels.dtype.is_floating:
+        labels = tf.argmax(labels, -1)
     return tf.argmax(logits, -1) == tf.cast(labels, tf.int64)
 
 

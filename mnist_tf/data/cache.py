@@ -1,0 +1,279 @@
+"""Decodes image files once, into a file of pixels that runs then read or map.
+
+The file holds the rows of all images, uint8, then a JSON object that describes them,
+its length in 8 bytes and a mark. It is written beside its place, synced and renamed, so
+it is whole or absent, and whoever maps an old one keeps it.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import itertools
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from mnist_tf.data import arrays, images, limits
+from mnist_tf.data.labelled import File, LabelledFiles
+from mnist_tf.data.preprocessing import Preprocessing
+from mnist_tf.errors import UserError
+
+_VERSION = 1
+_MAGIC = b"MNISTTF1"
+_CHUNK = 512  # files that are decoded at a time
+_STRICT = "mend or remove it, or omit --strict"
+_COPIES = 3  # of the pixels, at most, in a run that holds them in memory
+_RESERVE = 2**29  # bytes that a run needs besides
+_SPREAD = 100  # files that tell whether a data set is in colour
+
+Skipped = tuple[str, str]  # path, and why the file cannot be read
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """Decoded images.
+
+    Attributes:
+      images: uint8 [n, H, W] or [n, H, W, 3] of each split, in memory or, if they do
+        not fit, a `np.memmap`.
+      labels: int64 [n] of each split.
+      sha256: checksum of the images of each split, in hexadecimal.
+      skipped: the files that are damaged, which the splits leave out.
+    """
+
+    images: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    sha256: dict[str, str]
+    skipped: tuple[Skipped, ...]
+
+
+def decided(files: LabelledFiles, preprocessing: Preprocessing) -> Preprocessing:
+    """Decides what `preprocessing` leaves open, by the files.
+
+    The size is that of the first training image, and a data set is in colour if one of
+    a hundred files, spread over it, is.
+    """
+    train = [path for path, _ in files.splits["train"]]
+    found = []
+    for path in train[:: max(1, len(train) // _SPREAD)]:
+        try:
+            found.append(images.describe_file(path))
+        except UserError:
+            continue  # told when it is decoded
+    if not found:
+        raise UserError(f"no image in {files.origin} can be read, such as {train[0]}")
+    are_digits = set(files.labels) <= set("0123456789")
+    in_color = any(color for _, color in found)
+    result = preprocessing.decided(found[0][0], in_color, are_digits)
+    sizes = {size for size, _ in found}
+    if result.method == "photo" and not preprocessing.height and len(sizes) > 1:
+        (height, width), (height_2, width_2), *_ = sorted(sizes)
+        raise UserError(
+            f"the images in {files.origin} differ in size, such as {width}x{height} "
+            f"and {width_2}x{height_2} pixels; set --image_size"
+        )
+    return result
+
+
+def load(
+    files: LabelledFiles,
+    preprocessing: Preprocessing,
+    cache_dir: str,
+    strict: bool = False,
+) -> Pixels:
+    """Returns the pixels of image files, decoding only what is not in the cache.
+
+    Args:
+      files: the files.
+      preprocessing: how to decode them; decided.
+      cache_dir: directory of the cache; created if it does not exist.
+      strict: whether to raise an error if a file is damaged, not leave it out.
+
+    Raises:
+      UserError: the cache cannot be written, files changed meanwhile or, if `strict`,
+        one is damaged.
+    """
+    # One file for a directory and its settings, so that old ones do not pile up.
+    place = f"{os.path.realpath(files.origin)} {preprocessing}"
+    path = Path(cache_dir) / f"{_sha256(place.encode())[:32]}.pixels"
+    key = _fingerprint(files, preprocessing)
+    described = _describe(path, key)
+    if described is None:
+        with _locked(path):
+            described = _describe(path, key) or _write(
+                path, key, files, preprocessing, strict
+            )
+    if strict and described["skipped"]:
+        _, reason = described["skipped"][0]
+        raise UserError(f"{reason}; {_STRICT}")
+    return _read(path, described, files, preprocessing)
+
+
+def _fingerprint(files: LabelledFiles, preprocessing: Preprocessing) -> str:
+    """Checksum of the settings and of the files' names, labels, sizes and times."""
+    lines = [f"{_VERSION} {preprocessing} {files.labels}"]
+    for split, members in files.splits.items():
+        for path, label in members:
+            try:
+                stat = os.stat(path)
+            except OSError:
+                lines.append(f"{split} {label} {path} missing")
+                continue
+            lines.append(f"{split} {label} {path} {stat.st_size} {stat.st_mtime_ns}")
+    return _sha256("\n".join(lines).encode("utf-8", "surrogateescape"))
+
+
+def _describe(path: Path, key: str) -> dict[str, Any] | None:
+    """Reads the description in a cache file; None if there is none for the key."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(-16, os.SEEK_END)
+            length, magic = int.from_bytes(file.read(8), "little"), file.read(8)
+            if magic != _MAGIC or length > end:
+                return None
+            file.seek(end - length)
+            described = json.loads(file.read(length))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        if isinstance(error, PermissionError):
+            raise UserError(
+                f"--cache_dir: {path} cannot be read ({error.strerror}); give another"
+            ) from error
+        return None  # too short to be one, or damaged
+    rows = end - length == described["bytes"]
+    return described if rows and described["key"] == key else None
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Waits until no other process writes a cache file; errors name the cache."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process
+            yield
+    except OSError as error:
+        raise UserError(
+            f"--cache_dir {path.parent} cannot be written to ({error.strerror}); free "
+            "some space or give another directory"
+        ) from error
+
+
+def _write(
+    path: Path,
+    key: str,
+    files: LabelledFiles,
+    preprocessing: Preprocessing,
+    strict: bool,
+) -> dict[str, Any]:
+    """Decodes all files into a new cache file; returns its description."""
+    count = sum(map(len, files.splits.values()))
+    size = count * math.prod(preprocessing.image_shape)
+    free = shutil.disk_usage(path.parent).free
+    if size > free:
+        raise UserError(
+            f"--cache_dir {path.parent} needs {limits.mebibytes(size)} for the pixels, "
+            f"but has only {limits.mebibytes(free)}; free some space or give another "
+            "directory"
+        )
+    partial = path.with_suffix(".tmp")
+    try:
+        with partial.open("wb") as file:
+            described = _decode_all(file, count, files, preprocessing, strict)
+            if _fingerprint(files, preprocessing) != key:
+                raise UserError(
+                    f"files in {files.origin} changed while they were read; start "
+                    "again when they are complete"
+                )
+            described = {"key": key, "bytes": file.tell(), **described}
+            text = json.dumps(described).encode()
+            file.write(text + len(text).to_bytes(8, "little") + _MAGIC)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return described
+
+
+def _decode_all(
+    file: IO[bytes],
+    count: int,
+    files: LabelledFiles,
+    preprocessing: Preprocessing,
+    strict: bool,
+) -> dict[str, Any]:
+    """Appends the pixels of all files, in order; describes them."""
+
+    def decode(labelled: File) -> np.ndarray | str:
+        name = labelled[0]
+        try:
+            with arrays.open_file(name) as image_file:
+                return images.from_image_file(image_file, name, preprocessing)
+        except UserError as error:
+            return str(error)
+
+    skipped: list[Skipped] = []
+    sha256: dict[str, str] = {}
+    with (
+        concurrent.futures.ThreadPoolExecutor(limits.cores()) as pool,
+        tqdm(total=count, desc="decoding", unit=" images", disable=None) as bar,
+    ):
+        for split, members in files.splits.items():
+            checksum = hashlib.sha256()
+            for chunk in _chunks(members):
+                for (name, _), row in zip(chunk, pool.map(decode, chunk), strict=True):
+                    if isinstance(row, str):
+                        if strict:
+                            raise UserError(f"{row}; {_STRICT}")
+                        skipped.append((name, row))
+                        continue
+                    checksum.update(row.data)
+                    file.write(row.data)
+                bar.update(len(chunk))
+            sha256[split] = checksum.hexdigest()
+    return {"skipped": skipped, "sha256": sha256}
+
+
+def _chunks(members: Sequence[File]) -> Iterator[tuple[File, ...]]:
+    iterator = iter(members)
+    while chunk := tuple(itertools.islice(iterator, _CHUNK)):
+        yield chunk
+
+
+def _read(
+    path: Path,
+    described: Mapping[str, Any],
+    files: LabelledFiles,
+    preprocessing: Preprocessing,
+) -> Pixels:
+    """Maps the rows of a cache file, or reads them if they fit in memory."""
+    skipped = {name for name, _ in described["skipped"]}
+    size = math.prod(preprocessing.image_shape)
+    fits = _COPIES * described["bytes"] + _RESERVE < limits.available_memory()
+    pixels, labels, start = {}, {}, 0
+    for split, members in files.splits.items():
+        kept = [label for name, label in members if name not in skipped]
+        shape = (len(kept), *preprocessing.image_shape)
+        if kept:
+            rows: np.ndarray = np.memmap(path, np.uint8, "r", start, shape)
+        else:
+            rows = np.empty(shape, np.uint8)  # which cannot be mapped
+        pixels[split] = np.array(rows) if fits else rows
+        labels[split] = np.array(kept, np.int64)
+        start += len(kept) * size
+    return Pixels(pixels, labels, described["sha256"], tuple(described["skipped"]))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

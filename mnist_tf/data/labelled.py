@@ -1,0 +1,179 @@
+"""Finds labelled image files: folders named after the labels, or a labels.csv."""
+
+import csv
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from mnist_tf.data import arrays, images
+from mnist_tf.data.splits import stratified_split
+from mnist_tf.errors import UserError, unknown_name
+
+CSV = "labels.csv"
+SPLITS = ("train", "validation", "test")
+
+_COLUMNS = ("file", "label", "split")
+_TEST_FRACTION = 0.1  # of the images, where no split is called test
+_TEST_SEED = 0  # not the run's, so that every run has the same test images
+
+File = tuple[str, int]  # path, and index of the label
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledFiles:
+    """Image files with labels, not decoded yet.
+
+    Attributes:
+      origin: the directory they are in.
+      labels: the name of each class; a label is an index into it.
+      splits: the files of "train", "test" and perhaps "validation".
+      warning: what the user should know; "" if nothing.
+    """
+
+    origin: str
+    labels: tuple[str, ...]
+    splits: Mapping[str, list[File]]
+    warning: str = ""
+
+
+def has_folders(directory: Path) -> bool:
+    """Returns whether a directory has folders, which may be named after labels."""
+    return any(_folders(directory))
+
+
+def find(directory: Path) -> LabelledFiles:
+    """Finds the labelled image files in a directory.
+
+    They are listed in `labels.csv`, or lie in `train/<label>/`, `test/<label>/` and
+    `validation/<label>/`, or in `<label>/`. Without a test split, a tenth of each class
+    is held out for it: the same images whenever the files are the same.
+
+    Raises:
+      UserError: there are none, or labels are missing, unknown or ambiguous.
+    """
+    if (directory / CSV).exists():
+        found = _read_csv(directory / CSV)
+    elif (directory / "train").is_dir():
+        found = {
+            split: list(_labelled(directory / split))
+            for split in SPLITS
+            if (directory / split).is_dir()
+        }
+    else:
+        found = {"train": list(_labelled(directory))}
+    if not found.get("train"):
+        raise UserError(
+            f"{directory} has no training images; it must hold train/<label>/* or "
+            f"<label>/* or {CSV}"
+        )
+    labels = _labels(directory, {label for _, label in found["train"]})
+    indices = {label: index for index, label in enumerate(labels)}
+    splits: dict[str, list[File]] = {}
+    for split, files in found.items():
+        for path, label in files:
+            if label not in indices:
+                known = unknown_name("label", label, labels)
+                raise UserError(f"{path}: {known}; the training images have none of it")
+        splits[split] = [(path, indices[label]) for path, label in files]
+    warning = _similar(labels)
+    if not splits.get("test"):
+        of_label = np.array([label for _, label in splits["train"]])
+        kept, held_out = stratified_split(of_label, _TEST_FRACTION, _TEST_SEED)
+        whole = splits["train"]
+        if not len(held_out):
+            raise UserError(
+                f"{directory} needs two images of a class to hold one out for testing"
+            )
+        splits["train"] = [whole[index] for index in kept]
+        splits["test"] = [whole[index] for index in held_out]
+    return LabelledFiles(str(directory), labels, splits, warning)
+
+
+def _labels(directory: Path, names: set[str]) -> tuple[str, ...]:
+    """Orders the labels, by number if all are numbers."""
+    for name in names:
+        if not name.isprintable() or not name.strip():
+            raise UserError(
+                f"labels in {directory} must be printable (got {name!r}); rename it"
+            )
+    if len(names) == 1:
+        raise UserError(
+            f"{directory} must have at least two labels (got {next(iter(names))!r})"
+        )
+    numeric = all(name.isdecimal() for name in names)
+    return tuple(sorted(sorted(names), key=int if numeric else str))
+
+
+def _similar(labels: Iterable[str]) -> str:
+    """Warns of labels that differ in case only, which some file systems mix up."""
+    counts = Counter(label.casefold() for label in labels)
+    similar = [label for label in labels if counts[label.casefold()] > 1]
+    names = ", ".join(similar)
+    return f"the labels {names} differ in upper and lower case only" if similar else ""
+
+
+def _folders(directory: Path) -> Iterator[os.DirEntry]:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir() and not entry.name.startswith("."):
+                yield entry
+
+
+def _labelled(directory: Path) -> Iterator[tuple[str, str]]:
+    """The image files of a split, in order, each with the name of its label."""
+    for folder in sorted(_folders(directory), key=lambda entry: entry.name):
+        files = sorted(_image_files(folder.path))
+        if not files:
+            raise UserError(
+                f"{folder.path} has no {', '.join(images.SUFFIXES)} file; add images "
+                "of this label or remove the folder"
+            )
+        for path in files:
+            yield path, folder.name
+
+
+def _image_files(folder: str) -> Iterator[str]:
+    # `os.walk` and strings: objects would take longer than decoding small images.
+    for where, _, names in os.walk(folder):
+        for name in names:
+            if name.lower().endswith(images.SUFFIXES) and not name.startswith("."):
+                yield os.path.join(where, name)
+
+
+def _read_csv(path: Path) -> dict[str, list[tuple[str, str]]]:
+    """Reads file, label and split of each row; files are relative to the table."""
+    with arrays.open_file(path) as file:
+        content = file.read(arrays.MAX_BYTES)
+    try:
+        text = content.decode("utf-8-sig")  # spreadsheets write a byte-order mark
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} must be UTF-8 ({error})") from error
+    found: dict[str, list[tuple[str, str]]] = {}
+    lines: dict[str, int] = {}
+    try:
+        rows = csv.DictReader(text.splitlines(keepends=True), strict=True)
+        columns = rows.fieldnames or []
+        if not {"file", "label"} <= set(columns) <= set(_COLUMNS):
+            raise UserError(
+                f"{path} must have the columns file, label and, if you like, split "
+                f"(got {', '.join(columns) or 'nothing'})"
+            )
+        for row in rows:
+            where = f"{path}, line {rows.line_num}"
+            if None in row or None in row.values():
+                raise UserError(f"{where} must have {len(columns)} columns")
+            name, label, split = row["file"], row["label"], row.get("split", "train")
+            if split not in SPLITS:
+                raise UserError(f"{where}: {unknown_name('split', split, SPLITS)}")
+            if name in lines:
+                first = lines[name]
+                raise UserError(f"{where} repeats the file {name} of line {first}")
+            lines[name] = rows.line_num
+            found.setdefault(split, []).append((str(path.parent / name), label))
+    except csv.Error as error:
+        raise UserError(f"{path} is damaged ({error})") from error
+    return found
