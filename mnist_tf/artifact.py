@@ -24,15 +24,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_tf.config import SETTINGS, Config
+from mnist_tf.data.preprocessing import RESIZES, Preprocessing
 from mnist_tf.errors import UserError, native_output_hidden
 
 if TYPE_CHECKING:
     import keras
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 CHECKPOINTS = "checkpoints"
 
-_READABLE = (1, SCHEMA_VERSION)  # 1 has no weights, and settings of other names
+# 1 has no weights, and settings of other names; 1 and 2 are models of digits.
+_READABLE = (1, 2, SCHEMA_VERSION)
 _CONFIG = "config.json"
 _METRICS = "metrics.json"
 _SAVED_MODEL = "saved_model"
@@ -51,7 +53,7 @@ class Artifact:
       path: the directory.
       config: the settings that the model was trained with.
       labels: the name of each class, in the order of the probabilities.
-      image_shape: (height, width) of the images in pixels.
+      preprocessing: how a picture becomes the input of the model.
       dataset: the name of the data set that the model was trained on.
       description: the content of config.json.
     """
@@ -59,9 +61,14 @@ class Artifact:
     path: Path
     config: Config
     labels: tuple[str, ...]
-    image_shape: tuple[int, int]
+    preprocessing: Preprocessing
     dataset: str
     description: Mapping[str, Any]
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of an input: (height, width), in colour (height, width, 3)."""
+        return self.preprocessing.image_shape
 
     def tflite(self) -> bytes:
         """Returns the LiteRT model, after comparing its checksum."""
@@ -108,8 +115,9 @@ def config_path(model_dir: str | os.PathLike) -> Path:
 def load_model(model_dir: str | os.PathLike) -> "keras.Model":
     """Rebuilds the Keras model of a model directory, with its weights.
 
-    It maps images [B, H, W, 1] of 0..255 to logits [B, C] in float32. If the model was
-    trained with `--test_shift`, its attribute `network` is the model without that.
+    It maps images [B, H, W, C] of 0..255 to logits [B, C] in float32. If the model was
+    trained with `--test_shift` or `--test_flip`, its attribute `network` is the model
+    without them.
 
     Raises:
       UserError: there is no model, it is damaged or of an earlier version, or the code
@@ -127,6 +135,7 @@ def load_model(model_dir: str | os.PathLike) -> "keras.Model":
         image_shape=found.image_shape,
         num_classes=len(found.labels),
         test_shift=found.config.test_shift,
+        test_flip=found.config.test_flip,
     )
     try:
         model.load_weights(str(weights))
@@ -155,18 +164,26 @@ def read(model_dir: str | os.PathLike) -> Artifact:
         version = description["schema_version"]
         if version not in _READABLE:
             raise UserError(
-                f"schema_version must be 1 or {SCHEMA_VERSION} (got {version!r}); "
+                f"schema_version must be 1 to {SCHEMA_VERSION} (got {version!r}); "
                 "train again, or update the project"
             )
         settings, dataset = description["config"], description["dataset"]
         if version == 1:
             settings = {key: settings[key] for key in settings if key in SETTINGS}
-        labels, image_shape = tuple(dataset["labels"]), tuple(dataset["image_shape"])
+        labels = tuple(dataset["labels"])
+        if version == SCHEMA_VERSION:
+            preprocessing = Preprocessing(**description["preprocessing"])
+        else:
+            height, width = dataset["image_shape"]
+            preprocessing = Preprocessing("digits", height, width, "grayscale")
+        height, width = preprocessing.height, preprocessing.width
         if (
             len(labels) < 2
             or not all(isinstance(label, str) for label in labels)
-            or len(image_shape) != 2
-            or not all(type(side) is int and side > 0 for side in image_shape)
+            or not all(type(side) is int and side > 0 for side in (height, width))
+            or preprocessing.method not in ("digits", "photo")
+            or preprocessing.color not in ("rgb", "grayscale")
+            or preprocessing.resize not in RESIZES
             or not isinstance(dataset["name"], str)
             or not isinstance(description["files"], dict)
         ):
@@ -177,14 +194,14 @@ def read(model_dir: str | os.PathLike) -> Artifact:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{name} is damaged ({what}); train again") from error
-    return Artifact(path, config, labels, image_shape, dataset["name"], description)
+    return Artifact(path, config, labels, preprocessing, dataset["name"], description)
 
 
 def write(
     model_dir: str | os.PathLike,
     *,
     model: "keras.Model",
-    image_shape: tuple[int, int],
+    image_shape: tuple[int, ...],
     description: Mapping[str, Any],
     metrics: Callable[[], Mapping[str, Any]],
 ) -> Mapping[str, Any]:
@@ -192,8 +209,8 @@ def write(
 
     Args:
       model_dir: created if it does not exist; other files in it are left alone.
-      model: maps images [B, H, W, 1] of 0..255 to logits; float32.
-      image_shape: (height, width) of an image in pixels.
+      model: maps images [B, H, W, C] of 0..255 to logits; float32.
+      image_shape: (height, width) of an image in pixels; in colour (height, width, 3).
       description: the content of config.json besides version and checksums. That of
         the weights is equal for equal weights; files of equal weights may differ.
       metrics: called after the export; returns the content of metrics.json.
@@ -255,12 +272,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _export(model: "keras.Model", image_shape: tuple[int, int], folder: Path) -> None:
+def _export(model: "keras.Model", image_shape: tuple[int, ...], folder: Path) -> None:
     import keras  # here for the same reason as in `load_model`
     import tensorflow as tf
 
     def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = model(images[..., tf.newaxis], training=False)
+        if len(image_shape) == 2:
+            images = images[..., tf.newaxis]
+        logits = model(images, training=False)
         return {"probabilities": tf.nn.softmax(logits)}
 
     # With an explicit batch of None; else the first batch size seen is frozen in.

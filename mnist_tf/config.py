@@ -47,8 +47,8 @@ AT_LEAST_0 = ("at least 0", lambda value: value >= 0)
 AT_LEAST_1 = ("at least 1", lambda value: value >= 1)
 FRACTION = ("at least 0 and less than 1", lambda value: 0 <= value < 1)
 FILTERS = (
-    "one to three integers between 1 and 4096",
-    lambda value: 1 <= len(value) <= 3 and min(value) >= 1 and max(value) <= 4096,
+    "one to six integers between 1 and 4096",
+    lambda value: 1 <= len(value) <= 6 and min(value) >= 1 and max(value) <= 4096,
 )
 PATH = ("a path", lambda value: value != "")
 
@@ -66,19 +66,42 @@ class Config:
 
     # fmt: off
     dataset: str = setting(
-        "auto", "Data set to train on: auto, mnist, fashion_mnist, sample or custom. "
-        "auto looks for MNIST in --data_dir, in the user's cache and on the network, "
-        "and falls back, with a warning, to the 5,000 digits that ship with the "
-        "project. custom reads any data in --data_dir.", DATA)
-    data_dir: str = setting(
-        "", "Directory with the data: the four IDX files (gzipped or not), Keras's "
-        "mnist.npz, or image files as train/<label>/*.png and test/<label>/*.png.",
+        "auto", "Data set to train on: auto, mnist, fashion_mnist, cifar10, sample or "
+        "custom. auto takes what is in --data_dir or else looks for MNIST in the "
+        "user's cache and on the network, and falls back, with a warning, to the 5,000 "
+        "digits that ship with the project. custom reads any data in --data_dir.",
         DATA)
+    data_dir: str = setting(
+        "", "Directory with the data: image files as train/<label>/*, test/<label>/* "
+        "and, if you like, validation/<label>/*; or as <label>/*; or with labels.csv "
+        "(file,label[,split]); an npz file with x_train, y_train, x_test and y_test; "
+        "or the four IDX files, gzipped or not.", DATA)
     validation_split: float = setting(
         0.1, "Fraction of the training images of each class to hold out for "
-        "validation. 0 trains on all of them.", DATA, limits=FRACTION)
+        "validation, unless the data have a validation split. 0 trains on all of them.",
+        DATA, limits=FRACTION)
+    preprocess: str = setting(
+        "auto", "How a picture becomes the network's input: digits (find the digit and "
+        "draw it as MNIST's are drawn), photo (resize it), or auto, which is digits if "
+        "the labels are digits.", DATA, choices=("auto", "digits", "photo"))
+    image_size: int = setting(
+        0, "photo: Height and width of the input in pixels. 0 is the size of the "
+        "images, which must then be equal.", DATA, limits=between(0, 2048))
+    color: str = setting(
+        "auto", "photo: rgb, grayscale, or auto, which is rgb if there are images in "
+        "colour.", DATA, choices=("auto", "rgb", "grayscale"))
+    resize: str = setting(
+        "crop", "photo: What to do with an image that is not square: crop (keep its "
+        "middle), pad (keep all of it between black bars) or stretch.",
+        DATA, choices=("crop", "pad", "stretch"))
+    strict: bool = setting(
+        False, "Stop at an image file that is damaged. By default it is named and left "
+        "out.", DATA)
+    cache_dir: str = setting(
+        "", "Directory for the pixels of image files, which are decoded once; the "
+        "user's cache by default.", DATA)
     augment: str = setting(
-        "none", "Random augmentation of the training images at each step: none, shift "
+        "none", "Random movement of the training images at each step: none, shift "
         "(by whole pixels) or affine (shift, rotation, zoom and shear).",
         DATA, choices=("none", "shift", "affine"))
     augment_shift: float = setting(
@@ -89,12 +112,26 @@ class Config:
         0.1, "Largest relative change of size.", DATA, limits=between(0, 0.5))
     augment_shear: float = setting(
         5.0, "Largest shear in degrees.", DATA, limits=between(0, 45))
+    flip: bool = setting(
+        False, "Mirror the training images left to right at random.", DATA)
+    color_jitter: float = setting(
+        0.0, "Change brightness, contrast and saturation of the training images at "
+        "random, by this fraction at most.", DATA, limits=FRACTION)
+    cutout: int = setting(
+        0, "Blacken a square with sides of this many pixels at a random place of each "
+        "training image.", DATA, limits=between(0, 2048))
+    mixup: float = setting(
+        0.0, "Mix each training image, and its label, with another. The weights have a "
+        "beta distribution with this parameter. 0 does not mix.",
+        DATA, limits=between(0, 10))
 
     model: str = setting(
-        "cnn", "Network to train: cnn (convolutional), fc (fully connected) or rnn "
-        "(bidirectional LSTMs over the rows of the image).", MODEL)
+        "cnn", "Network to train: cnn (convolutional), resnet (residual, for photos), "
+        "fc (fully connected) or rnn (bidirectional LSTMs over the rows of the image).",
+        MODEL)
     filters: tuple[int, ...] = setting(
-        (16, 32, 64), "cnn: number of filters in each stage.", MODEL, limits=FILTERS)
+        (16, 32, 64), "cnn, resnet: number of filters in each stage.",
+        MODEL, limits=FILTERS)
     convs_per_stage: int = setting(
         1, "cnn: convolutions in each stage after the first.",
         MODEL, limits=between(1, 100))
@@ -118,6 +155,15 @@ class Config:
         "the image and eight copies shifted by this many pixels. More accurate, at "
         "nine times the cost of a prediction. 0 turns it off.",
         MODEL, limits=between(0, 3))
+    test_flip: bool = setting(
+        False, "Test-time augmentation: average over the mirror image as well, at "
+        "twice the cost.", MODEL)
+    init_from: str = setting(
+        "", "Model directory to take the first weights from: all whose names and "
+        "shapes fit. The output layer is new if the labels differ.", MODEL)
+    train_only: str = setting(
+        "all", "What to train: all layers, or only the head, that is the output layer.",
+        MODEL, choices=("all", "head"))
 
     batch_size: int = setting(128, "Images per step.", TRAINING, limits=AT_LEAST_1)
     shards: int = setting(

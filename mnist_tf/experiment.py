@@ -22,11 +22,18 @@ with native_output_hidden():
     tf.config.list_physical_devices()
 
 from mnist_tf import artifact, data, dataloader, model, nn
-from mnist_tf.run import callbacks, checkpoints, directory, hardware, manifest
+from mnist_tf.run import (
+    callbacks,
+    checkpoints,
+    directory,
+    fine_tuning,
+    hardware,
+    manifest,
+)
 from mnist_tf.run.signals import GracefulStop
 from mnist_tf.trainer import Callback, NotFiniteError, Trainer
 
-# Images uint8 [n, H, W], labels int64 [n], and the indices of the samples.
+# Images uint8 [n, H, W] or [n, H, W, 3], labels int64 [n], and indices of samples.
 Split = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _MAX_ROLLBACKS = 3  # what these do not cure is not the learning rate
@@ -127,10 +134,22 @@ class Experiment:
         self.strategy = strategy or tf.distribute.get_strategy()
         self.trainer_class = trainer_class
         self.extra_callbacks = extra_callbacks
-        self.dataset = data.load(config.dataset, config.data_dir)
-        if self.dataset.warning:
-            warn(self.dataset.warning)
-        self.splits = _split(config, self.dataset, self.strategy.num_replicas_in_sync)
+        self.dataset = data.load(
+            config.dataset,
+            config.data_dir,
+            data.Preprocessing(
+                config.preprocess, config.image_size, config.image_size, config.color,
+                config.resize,
+            ),
+            cache_dir=config.cache_dir,
+            strict=config.strict,
+        )  # fmt: skip
+        for warning in self.dataset.warnings():
+            warn(warning)
+        self.splits = _split(config, self.dataset)
+        _check_batch_size(
+            config, len(self.splits["train"][2]), self.strategy.num_replicas_in_sync
+        )
         _warn_of_missing_classes(self.splits, self.dataset.labels)
         steps = -(-len(self.splits["train"][2]) // config.batch_size)  # in one pass
         steps = max(steps, config.min_steps_per_epoch)
@@ -150,21 +169,26 @@ class Experiment:
         log_dir = Path(config.log_dir) / manager.log_name
         trainer, description = self._train(manager, log_dir)
         trainer.finish()
-        finished = self.build_model("float32", config.test_shift)
+        finished = self.build_model("float32", finished=True)
         finished.set_weights(trainer.model.get_weights())
         measured = self._evaluate(trainer, finished)
         metrics = self._export(finished, description, measured, trainer.seconds)
         return Result(finished, description, metrics, model_dir, log_dir)
 
-    def build_model(self, precision: str, test_shift: int = 0) -> keras.Model:
-        """Builds the network for the images and labels of the data set."""
+    def build_model(self, precision: str, finished: bool = False) -> keras.Model:
+        """Builds the network for the images and labels of the data set.
+
+        If it is `finished`, with the test-time augmentation.
+        """
+        config = self.config
         return model.build(
-            self.config.model,
-            vars(self.config),
-            image_shape=self.dataset.train_images.shape[1:],
+            config.model,
+            vars(config),
+            image_shape=self.dataset.preprocessing.image_shape,
             num_classes=len(self.dataset.labels),
             precision=precision,
-            test_shift=test_shift,
+            test_shift=config.test_shift if finished else 0,
+            test_flip=config.test_flip and finished,
         )
 
     def build_trainer(self, learning_rate: float) -> Trainer:
@@ -197,6 +221,8 @@ class Experiment:
                 ema_decay=config.ema_decay,
             )
             network = self.build_model(config.precision)
+            if config.train_only == "head":
+                fine_tuning.freeze_all_but_head(network)
         trainer = self.trainer_class(
             model=network,
             optimizer=optimizer,
@@ -216,14 +242,20 @@ class Experiment:
         clock = time.perf_counter()
         config = self.config
         images, labels, indices = self.splits["train"]
-        augmentation = {
-            "none": None,
+        movement = {
+            "none": nn.Augmentation(),
             "shift": nn.Augmentation(config.augment_shift, whole_pixels=True),
             "affine": nn.Augmentation(
                 config.augment_shift, config.augment_rotation, config.augment_zoom,
                 config.augment_shear,
             ),
         }[config.augment]  # fmt: skip
+        augmentation = dataclasses.replace(
+            movement,
+            flip=config.flip,
+            color_jitter=config.color_jitter,
+            cutout=config.cutout,
+        )
 
         def pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
             return dataloader.training_batches(
@@ -233,6 +265,8 @@ class Experiment:
                 seed=config.seed,
                 indices=indices,
                 augmentation=augmentation,
+                mixup_alpha=config.mixup,
+                num_classes=len(self.dataset.labels),
                 start=trainer.step,
                 stop=self.steps,
                 replicas=context.num_replicas_in_sync,
@@ -249,7 +283,10 @@ class Experiment:
         images, labels, indices = self.splits[split]
         if not len(indices):
             return None
-        batches = dataloader.evaluation_batches(images[indices], labels[indices])
+        whole = len(indices) == len(labels)  # needs no copy
+        batches = dataloader.evaluation_batches(
+            images, labels, indices=None if whole else indices
+        )
         return self.strategy.experimental_distribute_dataset(batches)
 
     def _train(
@@ -257,9 +294,16 @@ class Experiment:
     ) -> tuple[Trainer, dict[str, Any]]:
         """Trains to the end; returns the trainer and the content of config.json."""
         config, images = self.config, self.dataset.train_images
+        init_from = None
         while True:
             rate = config.learning_rate * _ROLLBACK_FACTOR**manager.rollbacks
             trainer = self.build_trainer(rate)
+            if manager.latest:
+                init_from = manager.latest[1]["description"]["init_from"]
+            elif config.init_from:
+                init_from = fine_tuning.initialize(
+                    trainer.model, self.dataset.labels, config.init_from
+                )
             hardware.check_room(trainer, images, config.batch_size, manager.folder)
             description = manifest.describe(
                 config.to_dict(),
@@ -268,6 +312,7 @@ class Experiment:
                 trainer.model,
                 hardware.describe(config.precision),
                 manager.events,
+                init_from,
             )
             manager.restore(trainer, description, self.steps)
             save = functools.partial(manager.save, trainer, description)
@@ -361,12 +406,11 @@ class Experiment:
             return {**metrics, "seconds": {**self.seconds, **seconds, **export}}
 
         model_dir = self.config.model_dir
-        height, width = description["dataset"]["image_shape"]
         try:
             return artifact.write(
                 model_dir,
                 model=finished,
-                image_shape=(height, width),
+                image_shape=self.dataset.preprocessing.image_shape,
                 description=description,
                 metrics=timed,
             )
@@ -377,17 +421,29 @@ class Experiment:
             ) from error
 
 
-def _split(config: Config, dataset: data.Dataset, replicas: int) -> dict[str, Split]:
+def _split(config: Config, dataset: data.Dataset) -> dict[str, Split]:
     """Splits the data into train, validation and test."""
-    images, labels = dataset.train_images, dataset.train_labels
-    train, validation = dataloader.split_validation(
-        labels, config.validation_split, config.seed
-    )
-    if config.validation_split and not len(validation):
-        raise UserError(
-            f"--validation_split={config.validation_split} leaves no validation image "
-            f"of the {len(labels)} training images; raise it or set it to 0"
+    splits = {
+        name: (*dataset.split(name), np.arange(len(dataset.split(name)[1])))
+        for name in dataset.splits
+    }
+    if "validation" not in splits:
+        images, labels, _ = splits["train"]
+        train, validation = data.stratified_split(
+            labels, config.validation_split, config.seed
         )
+        if config.validation_split and not len(validation):
+            raise UserError(
+                f"--validation_split={config.validation_split} leaves no validation "
+                f"image of the {len(labels)} training images; raise it or set it to 0"
+            )
+        splits["train"] = (images, labels, train)
+        splits["validation"] = (images, labels, validation)
+    return {name: splits[name] for name in ("train", "validation", "test")}
+
+
+def _check_batch_size(config: Config, train: int, replicas: int) -> None:
+    """Rejects a batch that cannot be divided, or has more than the training images."""
     parts = replicas * config.shards
     if config.batch_size % parts:
         raise UserError(
@@ -399,20 +455,11 @@ def _split(config: Config, dataset: data.Dataset, replicas: int) -> dict[str, Sp
             "--global_clipnorm must be 0 with several replicas, because each would "
             f"clip its own part of the gradient (got {config.global_clipnorm})"
         )
-    if config.batch_size > len(train):
+    if config.batch_size > train:
         raise UserError(
-            f"--batch_size must not exceed the {len(train)} training images (got "
+            f"--batch_size must not exceed the {train} training images (got "
             f"{config.batch_size})"
         )
-    return {
-        "train": (images, labels, train),
-        "validation": (images, labels, validation),
-        "test": (
-            dataset.test_images,
-            dataset.test_labels,
-            np.arange(len(dataset.test_labels)),
-        ),
-    }
 
 
 def _warn_of_missing_classes(splits: Mapping[str, Split], names: Sequence[str]) -> None:

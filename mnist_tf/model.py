@@ -1,7 +1,7 @@
 """The networks: uint8 images in, one logit per class out.
 
 Each is a subclassed `keras.Model` that takes images as they are stored (0..255, any
-real dtype, [B, H, W, 1]) and scales them itself, so no caller can scale them twice or
+real dtype, [B, H, W, C]) and scales them itself, so no caller can scale them twice or
 forget to. A new network is one class here and one line in `MODELS`; the arguments of
 its constructor are the settings of the same name.
 """
@@ -57,7 +57,7 @@ class FullyConnected(keras.Model):
         self.logits = layers.Dense(self.num_classes)
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns logits [B, num_classes] for images [B, H, W, 1] of 0..255."""
+        """Returns logits [B, num_classes] for images [B, H, W, C] of 0..255."""
         pixels = scaled(images, self.compute_dtype)
         features = tf.reshape(pixels, [-1, math.prod(images.shape[1:])])
         for layer in self.hidden:
@@ -98,7 +98,7 @@ class ConvNet(keras.Model):
         self.logits = layers.Dense(num_classes)
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns logits [B, num_classes] for images [B, H, W, 1] of 0..255."""
+        """Returns logits [B, num_classes] for images [B, H, W, C] of 0..255."""
         features = scaled(images, self.compute_dtype)
         for layer in self.features:
             features = layer(features)
@@ -131,38 +131,46 @@ class Recurrent(keras.Model):
         self.logits = layers.Dense(num_classes)
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns logits [B, num_classes] for images [B, H, W, 1] of 0..255."""
-        features = scaled(images, self.compute_dtype)[..., 0]
+        """Returns logits [B, num_classes] for images [B, H, W, C] of 0..255."""
+        rows = [*images.shape[1:2], math.prod(images.shape[2:])]
+        features = tf.reshape(scaled(images, self.compute_dtype), [-1, *rows])
         for layer in self.features:
             features = layer(features)
         return self.logits(features)
 
 
-class ShiftAveraged(keras.Model):
-    """Test-time augmentation: averages a network over shifted copies of the image.
+class TestTimeAugmented(keras.Model):
+    """Averages a network over several views of each image.
 
-    The copies are the image itself and eight that are shifted by `pixels` along rows,
-    columns or both, padded with 0. Method: averaging over several views of the test
-    image, Krizhevsky et al., 2012, doi:10.1145/3065386, section 4.1.
+    With `shift` these are the image itself and eight copies shifted by that many pixels
+    along rows, columns or both, padded with 0; with `flip`, the mirror image of each as
+    well. Method: Krizhevsky et al., 2012, doi:10.1145/3065386, section 4.1.
     """
 
-    def __init__(self, network: keras.Model, pixels: int) -> None:
+    def __init__(
+        self, network: keras.Model, shift: int = 0, flip: bool = False
+    ) -> None:
         super().__init__()
         self.network = network
-        self.pixels = pixels
+        self.shift = shift
+        self.flip = flip
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the logarithms [B, C] of the mean probabilities."""
-        height, width = images.shape[1:3]
-        margin = [self.pixels, self.pixels]
-        pixels = tf.cast(images, tf.float32)  # LiteRT cannot pad bytes
-        padded = tf.pad(pixels, [[0, 0], margin, margin, [0, 0]])
-        shifts = (0, self.pixels, 2 * self.pixels)
-        views = [
-            padded[:, top : top + height, left : left + width]
-            for top in shifts
-            for left in shifts
-        ]
+        views = [images]
+        if self.shift:
+            height, width = images.shape[1:3]
+            margin = [self.shift, self.shift]
+            pixels = tf.cast(images, tf.float32)  # LiteRT cannot pad bytes
+            padded = tf.pad(pixels, [[0, 0], margin, margin, [0, 0]])
+            shifts = (0, self.shift, 2 * self.shift)
+            views = [
+                padded[:, top : top + height, left : left + width]
+                for top in shifts
+                for left in shifts
+            ]
+        if self.flip:
+            views += [tf.reverse(view, [2]) for view in views]
         logits = self.network(tf.concat(views, 0), training=training)
         log_probabilities = tf.split(tf.nn.log_softmax(logits), len(views))
         # In logarithms, where no probability underflows.
@@ -187,12 +195,14 @@ def build(
     num_classes: int,
     precision: str = "float32",
     test_shift: int = 0,
+    test_flip: bool = False,
 ) -> keras.Model:
     """Builds the network called `name`, a key of `MODELS`, with its variables.
 
     Its constructor gets its arguments from `settings`, of which the others are ignored.
-    `image_shape` is (height, width) in pixels. "bfloat16" is mixed precision with
-    float32 weights. A `test_shift` above 0 wraps the network in `ShiftAveraged`.
+    `image_shape` is (height, width) or (height, width, channels). "bfloat16" is mixed
+    precision with float32 weights. `test_shift` and `test_flip` wrap the network in
+    `TestTimeAugmented`.
 
     Raises:
       UserError: there is no such network or precision.
@@ -207,10 +217,11 @@ def build(
     keras.config.set_dtype_policy(PRECISIONS[precision])
     try:
         model = MODELS[name](num_classes=num_classes, **given)
-        if test_shift:
-            model = ShiftAveraged(model, test_shift)
+        if test_shift or test_flip:
+            model = TestTimeAugmented(model, test_shift, test_flip)
         # A subclassed model gets its variables when it is called.
-        model(tf.zeros([1, *image_shape, 1], tf.uint8))
+        shape = (*image_shape, 1)[:3]
+        model(tf.zeros([1, *shape], tf.uint8))
         return model
     finally:
         keras.config.set_dtype_policy(before)

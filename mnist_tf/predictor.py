@@ -65,7 +65,8 @@ class Predictor:
             raise UserError(unknown_name("--runtime", runtime, RUNTIMES))
         self.artifact = artifact.read(model_dir)
         self.labels = self.artifact.labels
-        self.image_shape = self.artifact.image_shape
+        self.preprocessing = self.artifact.preprocessing
+        self.image_shape = self.preprocessing.image_shape
         self._probabilities, classes = _load(self.artifact, runtime)
         if classes != len(self.labels):
             raise UserError(
@@ -74,7 +75,7 @@ class Predictor:
             )
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Returns the probabilities, float32 [n, C], of images, uint8 [n, H, W].
+        """Returns the probabilities, float32 [n, C], of images, uint8 [n, H, W(, 3)].
 
         There must be at least one image. Each row adds up to 1.
         """
@@ -89,7 +90,7 @@ class Predictor:
         """Returns a prediction for each image; a blank image has no label.
 
         Args:
-          images: uint8 [n, H, W].
+          images: uint8 [n, H, W] or, for a model that sees colour, [n, H, W, 3].
           top_k: number of most probable classes in `Prediction.top`.
           reject_below: labels with a probability below this, 0..1, are withheld;
             `Prediction.top` still has them.

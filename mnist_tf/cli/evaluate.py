@@ -25,16 +25,25 @@ def main(argv: Sequence[str]) -> None:
     name, data_dir = values["dataset"], values["data_dir"]
     if not name and not data_dir:
         name, data_dir = predictor.artifact.dataset, predictor.artifact.config.data_dir
-    dataset = data.load(name or "auto", data_dir)
-    if dataset.warning:
-        warn(dataset.warning)
+    dataset = data.load(
+        name or "auto",
+        data_dir,
+        predictor.preprocessing,
+        cache_dir=predictor.artifact.config.cache_dir,
+    )
+    for warning in dataset.warnings():
+        warn(warning)
     if dataset.labels != predictor.labels:
         raise UserError(
             f"--dataset {dataset.name} has the labels {', '.join(dataset.labels)}, but "
             f"the model was trained on {', '.join(predictor.labels)}"
         )
-    splits = {"train": dataset.arrays[:2], "test": dataset.arrays[2:]}
-    images, labels = splits[values["split"]]
+    if values["split"] not in dataset.splits:
+        raise UserError(
+            f"--split=validation: {dataset.origin} has no validation split; use train, "
+            "which includes the images that were held out"
+        )
+    images, labels = dataset.split(values["split"])
     found = evaluation.evaluate(predictor.probabilities(images), labels)
     print(f"data     {dataset.name}, {values['split']}, {len(labels):,} images")
     print(evaluation.report(found, predictor.labels))
@@ -45,8 +54,9 @@ def _define(values: flags.FlagValues) -> None:
     parsing.define_model(values, "Evaluate")
     mine: dict = {"flag_values": values, "module_name": "Evaluate"}
     flags.DEFINE_enum(
-        "split", "test", ["test", "train"],
-        "Images to evaluate on: test, or train with the validation images included.",
+        "split", "test", ["test", "validation", "train"],
+        "Images to evaluate on: test, train (including those held out for validation), "
+        "or validation if the data have such a split.",
         **mine)
     flags.DEFINE_enum(
         "dataset", None, list(data.DATASETS),

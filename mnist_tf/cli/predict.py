@@ -2,9 +2,9 @@
 
     mnist_tf predict --model_dir=out --input samples/digits.npy [more ...]
 
-Reads npy and npz arrays, PNG, JPEG and BMP files, directories of them, and standard
-input as `-`. Prints one line per image to standard output. Files that cannot be read
-are reported on standard error and skipped; the exit code is then 1.
+Reads npy and npz arrays, PNG, JPEG, BMP, WebP and GIF files, directories of them, and
+standard input as `-`. Prints one line per image to standard output. Files that cannot
+be read are reported on standard error and skipped; the exit code is then 1.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from mnist_tf.cli import output, parsing, terminal
 from mnist_tf.cli.main import one_line
-from mnist_tf.data import images
+from mnist_tf.data import Preprocessing, images
 from mnist_tf.errors import UserError, native_output_hidden
 from mnist_tf.predictor import Predictor
 
 _BATCH = 256  # images per call of the model, from however many files
 
-Image = tuple[str, int, np.ndarray]  # source, index in it, uint8 [28, 28]
+Image = tuple[str, int, np.ndarray]  # source, index in it, uint8 [H, W(, 3)]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     values = parsing.parse(argv, __doc__ or "", _define, _checked, arguments="input")
     with native_output_hidden():
         predictor = Predictor(values["model_dir"], values["runtime"])
-    inputs = _Inputs(values["input"], values["preprocess"])
+    inputs = _Inputs(values["input"], predictor.preprocessing, values["preprocess"])
     with contextlib.ExitStack() as stack:
         stream = sys.stdout
         if values["output"]:
@@ -66,11 +66,11 @@ def _define(values: flags.FlagValues) -> None:
         "follow as arguments.", **mine)
     flags.DEFINE_enum(
         "preprocess", "auto", list(images.PREPROCESS),
-        "How an image becomes the model's input. mnist finds the digit and makes it "
-        "like one of MNIST's: cropped, scaled, centred, light on dark. none takes "
-        "images of 28x28 as they are. auto is mnist for image files of other sizes, "
-        "inverts those of 28x28 that are dark on light, and takes arrays as they are.",
-        **mine)
+        "How an image becomes the model's input. auto does what was done in training. "
+        "digits finds the digit and makes it like one of MNIST's: cropped, scaled, "
+        "centred, light on dark; auto does so for image files, but not for arrays and "
+        "clean images of 28x28. photo resizes. none takes images of the input's size "
+        "as they are.", **mine)
     flags.DEFINE_enum(
         "format", "table", list(output.FORMATS), "Output format.", **mine)
     flags.DEFINE_integer(
@@ -124,8 +124,11 @@ class _Inputs:
       failed: number of inputs that could not be read so far.
     """
 
-    def __init__(self, names: Sequence[str], preprocess: str) -> None:
+    def __init__(
+        self, names: Sequence[str], preprocessing: Preprocessing, preprocess: str
+    ) -> None:
         self.failed = 0
+        self._preprocessing = preprocessing
         self._preprocess = preprocess
         self._files: list[str] = []
         for name in names:
@@ -140,7 +143,7 @@ class _Inputs:
         hidden = None if self.count > 1 else True
         for name in tqdm(self._files, unit=" inputs", leave=False, disable=hidden):
             try:
-                found = images.read(name, self._preprocess)
+                found = images.read(name, self._preprocessing, self._preprocess)
             except UserError as error:
                 self._report(error)
                 continue

@@ -116,14 +116,16 @@ def check_room(
     measured, two copies of the weights and the optimizer's variables, for large batches
     the activations and their gradients, and `_OVERHEAD`; on disk the checkpoints and
     the exported models.
-    `images`, [n, H, W], are all training images; `checkpoints` need not exist yet.
+    `images`, [n, H, W] or [n, H, W, 3], are all training images; those that are mapped
+    from a file need no memory. `checkpoints` need not exist yet.
 
     Raises:
       UserError: it does not fit; the message has the numbers.
     """
     variables = [*trainer.model.variables, *trainer.optimizer.variables]
     state = sum(math.prod(variable.shape) * 4 for variable in variables)
-    memory = _OVERHEAD + 5 * images.nbytes // 2 + 2 * state
+    held = 0 if isinstance(images, np.memmap) else images.nbytes
+    memory = _OVERHEAD + 5 * held // 2 + 2 * state
     # Tracing takes a third of a second.
     if batch_size > _LARGE_BATCH:
         memory += 2 * batch_size * _activation_bytes(trainer.model, images.shape[1:])
@@ -143,7 +145,7 @@ def check_room(
 def _activation_bytes(model: keras.Model, image_shape: tuple[int, ...]) -> int:
     """The size of all tensors that the network computes from one image in training."""
     forward = tf.function(lambda images: model(images, training=True), autograph=False)
-    image = tf.TensorSpec([None, *image_shape, 1], tf.uint8)
+    image = tf.TensorSpec([None, *(*image_shape, 1)[:3]], tf.uint8)
     return sum(
         tensor.shape[1:].num_elements() * tensor.dtype.size
         for operation in forward.get_concrete_function(image).graph.get_operations()

@@ -1,5 +1,6 @@
 """The manifest of a run: what it was made of, and what it achieved."""
 
+import dataclasses
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from mnist_tf.run.callbacks import format_metric
 _FREE_ON_RESUME = {
     "dataset", "data_dir", "epochs", "early_stopping", "model_dir", "log_dir", "resume",
     "overwrite", "save_every", "save_every_seconds", "on_nonfinite", "log_every",
-    "test_shift",
+    "test_shift", "test_flip", "strict", "cache_dir",
 }  # fmt: skip
 
 
@@ -30,11 +31,13 @@ def describe(
     model: keras.Model,
     hardware: Mapping[str, Any],
     events: Sequence[Mapping[str, Any]],
+    init_from: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Returns what config.json says of a run: settings, data, model, versions, commit.
 
     Settings are JSON types; `splits` maps names to tuples that end with indices;
-    `hardware` is that of `hardware.describe`, `events` those of the checkpoints.
+    `hardware` is that of `hardware.describe`, `events` those of the checkpoints,
+    `init_from` that of `fine_tuning.initialize`.
     """
     packages = ("tensorflow", "keras", "numpy", "ai-edge-litert")
     return {
@@ -44,14 +47,17 @@ def describe(
             "origin": dataset.origin,
             "sha256": dataset.sha256,
             "labels": list(dataset.labels),
-            "image_shape": list(dataset.train_images.shape[1:]),
+            "image_shape": list(dataset.preprocessing.image_shape),
             "images": {name: len(rows) for name, (*_, rows) in splits.items()},
+            "skipped": len(dataset.skipped),
         },
+        "preprocessing": dataclasses.asdict(dataset.preprocessing),
         "model": {
             "name": settings["model"],
             "class": type(model).__name__,
             "parameters": model.count_params(),
         },
+        "init_from": init_from,
         "hardware": hardware,
         "events": events,
         "versions": {
@@ -127,8 +133,11 @@ def summary(
     data, name = description["dataset"], description["model"]["name"]
     images = data["images"].items()
     counts = ", ".join(f"{count:,} {split}" for split, count in images if count)
+    if data["skipped"]:
+        counts += f"; {_count(data['skipped'], 'damaged file')} left out"
     lines = [
         f"data        {metrics['dataset']} ({data['origin']}): {counts}",
+        f"input       {_input(description['preprocessing'])}",
         f"model       {name}, {metrics['parameters']:,} parameters",
         f"training    {_count(metrics['epochs'], 'epoch')}, "
         f"{_count(metrics['steps'], 'step')}, "
@@ -147,6 +156,15 @@ def summary(
         f"logs in     {folders[1]}",
     ]
     return "\n".join(lines)
+
+
+def _input(preprocessing: Mapping[str, Any]) -> str:
+    """Describes how a picture becomes the input."""
+    color = {"rgb": "in colour", "grayscale": "greyscale"}[preprocessing["color"]]
+    shown = f"{preprocessing['width']}x{preprocessing['height']} {color}"
+    if preprocessing["method"] == "digits":
+        return f"{shown}, digits as MNIST's"
+    return f"{shown}, photos ({preprocessing['resize']})"
 
 
 def _count(number: int, what: str) -> str:

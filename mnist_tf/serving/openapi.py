@@ -4,11 +4,11 @@ import html
 from typing import Any
 
 from mnist_tf import __version__
-from mnist_tf.data import images
+from mnist_tf.data import Preprocessing, images
 
 FILE_TYPES = (
-    "image/png", "image/jpeg", "image/bmp", "application/octet-stream",
-    "application/x-npy",
+    "image/png", "image/jpeg", "image/bmp", "image/webp", "image/gif",
+    "application/octet-stream", "application/x-npy",
 )  # fmt: skip
 
 _JSON = "application/json"
@@ -30,7 +30,7 @@ _STRING = {"type": "string"}
 _NUMBER = {"type": "number"}
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
 _IMAGE_FILE = {
-    "description": "An image file: PNG, JPEG or BMP.",
+    "description": "An image file: PNG, JPEG, BMP, WebP or GIF.",
     "type": "object",
     "properties": {"b64": _BASE64},
     "required": ["b64"],
@@ -72,18 +72,18 @@ _VERSION = {
 }
 
 
-def document(name: str, image_shape: tuple[int, int]) -> dict[str, Any]:
+def document(name: str, preprocessing: Preprocessing) -> dict[str, Any]:
     """Returns the OpenAPI 3.1 document of a server.
 
     Args:
       name: the name of the model.
-      image_shape: (height, width) in pixels.
+      preprocessing: that of the model.
     """
     model, version = f"/v1/models/{name}", "/versions/{version}"
     one = {"parameters": [_VERSION]}
-    predict = {"post": _predict(image_shape)}
+    predict = {"post": _predict(preprocessing)}
     status = {"get": _get("Status of the model", 401, 404)}
-    metadata = {"get": _get("Signature, labels and image shape", 401, 404)}
+    metadata = {"get": _get("Signature, labels and preprocessing", 401, 404)}
     metrics = _get("Metrics for Prometheus", 401, media_type="text/plain")
     return {
         "openapi": "3.1.0",
@@ -109,7 +109,7 @@ def document(name: str, image_shape: tuple[int, int]) -> dict[str, Any]:
             "/metrics": {"get": metrics},
             "/openapi.json": {"get": _get("This document")},
             "/docs": {"get": _get("This document as HTML", media_type="text/html")},
-            "/": {"get": _get("Page to draw a digit on", media_type="text/html")},
+            "/": {"get": _get("Page to try the model on", media_type="text/html")},
         },
     }
 
@@ -146,18 +146,21 @@ def render(document: dict[str, Any]) -> str:
         '<meta name="viewport" content="width=device-width">'
         '<link rel="stylesheet" href="/web/docs.css">'
         f'<main><h1>{title}</h1><p><a href="/openapi.json">openapi.json</a>, '
-        f'<a href="/">page to draw on</a></p>{"".join(sections)}</main></html>\n'
+        f'<a href="/">page to try it on</a></p>{"".join(sections)}</main></html>\n'
     )
 
 
-def _predict(image_shape: tuple[int, int]) -> dict[str, Any]:
-    height, width = image_shape
+def _predict(preprocessing: Preprocessing) -> dict[str, Any]:
     pixel = {"type": "number", "minimum": 0, "maximum": 255}
-    image = {
-        "description": "Rows of pixels, light on dark: integers in 0..255 or floats in "
-        "0..1.",
-        **_list_of(height, _list_of(width, pixel)),
-    }
+    if preprocessing.color == "rgb":
+        pixel = _list_of(3, pixel)
+    rows = _list_of(preprocessing.height, _list_of(preprocessing.width, pixel))
+    text = "Rows of pixels: integers in 0..255 or floats in 0..1."
+    if preprocessing.method == "digits":
+        text = "Rows of pixels, light on dark: integers in 0..255 or floats in 0..1."
+    else:
+        text += " Images of another size are resized."
+    image = {"description": text, **rows}
     list_of_images = {
         "type": "array",
         "minItems": 1,
@@ -191,8 +194,8 @@ def _predict_file() -> dict[str, Any]:
             _parameter("top_k", "Number of labels to return.", top_k),
             _parameter(
                 "preprocess",
-                "auto scales and centres digits as MNIST does, unless the image is "
-                "28x28 on plain black or white; mnist always does, none never.",
+                "auto does what was done in training; digits scales and centres a "
+                "digit as MNIST does; photo resizes; none keeps the pixels.",
                 {"type": "string", "enum": list(images.PREPROCESS)},
             ),
             _parameter("pixels", "Return the input of the model.", {"type": "boolean"}),

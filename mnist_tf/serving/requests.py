@@ -15,7 +15,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from mnist_tf.data import images
+from mnist_tf.data import Preprocessing, images
 from mnist_tf.errors import UserError, unknown_name
 
 _SIGNATURES = ("", "serve", "serving_default")
@@ -52,19 +52,21 @@ class Request:
 
 
 def parse_instances(
-    body: bytes, image_shape: tuple[int, int], max_instances: int
+    body: bytes, preprocessing: Preprocessing, max_instances: int
 ) -> tuple[np.ndarray, str]:
     """Parses the body of a predict request to TensorFlow Serving's REST API.
 
     Args:
       body: JSON with either `instances`, a list of images, or `inputs`, a list of
-        images or {"images": that list}. An image is a list of rows, {"images": that
-        list} or {"b64": an image file in base64}.
-      image_shape: (height, width) in pixels.
+        images or {"images": that list}. An image is a list of rows (of numbers or, in
+        colour, of lists of three), {"images": that list} or {"b64": an image file in
+        base64}.
+      preprocessing: that of the model.
       max_instances: the most images to accept.
 
     Returns:
-      uint8 [n, H, W], and the key of the response: "predictions" or "outputs".
+      uint8 [n, H, W] or [n, H, W, 3], and the key of the response: "predictions" or
+      "outputs".
 
     Raises:
       UserError: the body is something else.
@@ -89,10 +91,7 @@ def parse_instances(
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{key} must be a list of at least one image")
     check_count(len(entries), max_instances)
-    found = _images(entries, body, image_shape, key)
-    if found.shape[1:] != image_shape:
-        expected = ["n", *image_shape]
-        raise UserError(f"{key} must have shape {expected} (got {list(found.shape)})")
+    found = _images(entries, body, preprocessing, key)
     return found, "predictions" if key == "instances" else "outputs"
 
 
@@ -153,7 +152,7 @@ def parse_upload(body: bytes, content_type: str) -> bytes:
 
 
 def _images(
-    entries: list, body: bytes, image_shape: tuple[int, int], key: str
+    entries: list, body: bytes, preprocessing: Preprocessing, key: str
 ) -> np.ndarray:
     entries = [
         _only_value(entry, "images", key)
@@ -162,11 +161,12 @@ def _images(
         for entry in entries
     ]
     if any(isinstance(entry, dict) for entry in entries):
-        return np.concatenate([_decode_file(entry, key) for entry in entries])
+        files = [_decode_file(entry, preprocessing, key) for entry in entries]
+        return np.concatenate(files)
     _check_no_booleans(entries, body, key)
-    found = _from_bytes(entries, image_shape)
+    found = _from_bytes(entries, preprocessing.image_shape)
     if found is None:
-        found = images.from_array(_to_array(entries, key), key)
+        found = images.from_array(_to_array(entries, key), key, preprocessing)
     return found
 
 
@@ -179,7 +179,7 @@ def _only_value(entry: dict, name: str, key: str) -> Any:
     return entry[name]
 
 
-def _decode_file(entry: Any, key: str) -> np.ndarray:
+def _decode_file(entry: Any, preprocessing: Preprocessing, key: str) -> np.ndarray:
     if not isinstance(entry, dict):
         raise UserError(f"{key} must hold arrays only or image files only (got both)")
     text = _only_value(entry, "b64", key)
@@ -187,17 +187,19 @@ def _decode_file(entry: Any, key: str) -> np.ndarray:
         data = base64.b64decode(text, validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
         raise UserError(f"{key}: b64 is not valid base64 ({error})") from error
-    found = images.from_bytes(data, key)
+    found = images.from_bytes(data, key, preprocessing)
     if len(found) != 1:
         raise UserError(f"{key}: each b64 must hold one image (got {len(found)})")
     return found
 
 
-def _from_bytes(entries: list, image_shape: tuple[int, int]) -> np.ndarray | None:
+def _from_bytes(entries: list, image_shape: tuple[int, ...]) -> np.ndarray | None:
     """Converts rows of integers in 0..255, which is what nearly all clients send.
 
     Twice as fast as NumPy. Returns None for anything else, which may still be valid.
     """
+    if len(image_shape) > 2:
+        return None
     height, width = image_shape
     try:
         # Before `bytes`, which would make a row of n zeros of a number n.

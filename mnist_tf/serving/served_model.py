@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class ServedModel:
     def metadata(self, name: str) -> dict[str, Any]:
         """Returns the signature as TensorFlow Serving's REST API does.
 
-        Adds the labels and the image shape.
+        Adds the labels, the image shape and how pictures are preprocessed.
 
         Args:
           name: the name of the model.
@@ -87,6 +88,7 @@ class ServedModel:
                 "signature_def": {"signature_def": {"serve": signature}},
                 "labels": labels,
                 "image_shape": shape,
+                "preprocessing": dataclasses.asdict(self.predictor.preprocessing),
             },
         }
 
@@ -124,12 +126,12 @@ class ServedModel:
         return predictor
 
     def _check_compatible(self, predictor: Predictor) -> None:
-        for name in ("labels", "image_shape"):
+        for name in ("labels", "image_shape", "preprocessing"):
             old, new = getattr(self.predictor, name), getattr(predictor, name)
             if old != new:
                 raise UserError(
                     f"{name.replace('_', ' ')} of {self.model_dir} changed from "
-                    f"{list(old)} to {list(new)}; start another server for this model"
+                    f"{old} to {new}; start another server for this model"
                 )
 
     def _fingerprint(self) -> tuple[int, ...]:

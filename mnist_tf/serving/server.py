@@ -151,7 +151,7 @@ class Server:
         parse = functools.partial(
             requests.parse_instances,
             request.body,
-            self.model.predictor.image_shape,
+            self.model.predictor.preprocessing,
             self.settings.max_instances,
         )
         # Image files take long to decode, however small they are.
@@ -170,10 +170,12 @@ class Server:
             body = requests.parse_upload(body, request.headers["content-type"])
         elif request.media_type not in (*_UNKNOWN_TYPES, *openapi.FILE_TYPES):
             raise _unsupported(request.media_type, *openapi.FILE_TYPES, _FORM_TYPE)
-        decode = functools.partial(images.from_bytes, body, "the body", preprocess)
+        predictor = self.model.predictor
+        decode = functools.partial(
+            images.from_bytes, body, "the body", predictor.preprocessing, preprocess
+        )
         found = await self._run(decode, slow=body[:6] != b"\x93NUMPY")
         requests.check_count(len(found), self.settings.max_instances)
-        predictor = self.model.predictor
         predictions = predictor.to_predictions(
             found, await self._predict(found), top_k, self.settings.reject_below
         )
@@ -235,8 +237,8 @@ class Server:
         return Response(path.read_bytes(), _MEDIA_TYPES[path.suffix], headers=headers)
 
     def _document(self) -> dict[str, Any]:
-        shape = self.model.predictor.image_shape
-        return openapi.document(self.settings.model_name, shape)
+        preprocessing = self.model.predictor.preprocessing
+        return openapi.document(self.settings.model_name, preprocessing)
 
     def _check_model(self, request: Request) -> None:
         name, version = self.settings.model_name, str(self.model.version)

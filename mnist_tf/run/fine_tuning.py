@@ -1,0 +1,95 @@
+"""Starts a network from the weights of another model."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from mnist_tf import artifact
+from mnist_tf.errors import UserError, say
+
+
+def initialize(
+    model: keras.Model, labels: Sequence[str], model_dir: str | os.PathLike
+) -> dict[str, Any]:
+    """Takes over all weights of a model directory whose names and shapes fit.
+
+    Weights of the output layer, the attribute `logits`, fit only if the labels are the
+    same. Tells what was taken.
+
+    Args:
+      model: the network to start.
+      labels: its labels.
+      model_dir: the model to start from.
+
+    Returns:
+      What config.json says about it: the directory, the checksum of its weights, and
+      the number of weights taken.
+
+    Raises:
+      UserError: there is no model in the directory, or nothing of it fits.
+    """
+    source = artifact.read(model_dir)
+    loaded = artifact.load_model(model_dir)
+    weights = _by_name(getattr(loaded, "network", loaded))
+    same_labels = tuple(labels) == source.labels
+    head = [] if same_labels else [id(weight) for weight in _head(model).weights]
+    taken, new = 0, []
+    for name, weight in _by_name(model).items():
+        fits = name in weights and weights[name].shape == weight.shape
+        if fits and id(weight) not in head:
+            weight.assign(weights[name])
+            taken += 1
+        else:
+            new.append(name)
+    if not taken:
+        raise UserError(
+            f"--init_from={model_dir}: no weight of that {source.config.model!r} "
+            "network fits this one; use the same --model and its settings"
+        )
+    rest = f"; new are {', '.join(new)}" if new else ""
+    say(f"--init_from={model_dir}: took {taken} of {taken + len(new)} weights{rest}")
+    return {
+        "model_dir": str(model_dir),
+        "weights_sha256": source.description.get("weights_sha256"),
+        "weights_taken": taken,
+    }
+
+
+def freeze_all_but_head(model: keras.Model) -> None:
+    """Freezes all layers but the output layer, the attribute `logits`.
+
+    Raises:
+      UserError: the network has no such attribute.
+    """
+    head = _head(model)
+    model.trainable = False
+    head.trainable = True
+
+
+def _head(model: keras.Model) -> keras.layers.Layer:
+    head = getattr(model, "logits", None)
+    if not isinstance(head, keras.layers.Layer):
+        raise UserError(
+            f"{type(model).__name__} must have its output layer as the attribute "
+            "`logits` for --init_from with other labels and for --train_only=head"
+        )
+    return head
+
+
+def _by_name(model: keras.Model) -> dict[str, keras.Variable]:
+    """The weights by names that depend on the network only: conv2d/kernel/0 and so on.
+
+    Keras numbers layers through all networks of a process.
+    """
+    found: dict[str, keras.Variable] = {}
+    counts: Counter[str] = Counter()
+    for weight in model.weights:
+        parts = weight.path.split("/")[-2:]
+        name = "/".join(re.sub(r"_\d+$", "", part) for part in parts)
+        found[f"{name}/{counts[name]}"] = weight
+        counts[name] += 1
+    return found
