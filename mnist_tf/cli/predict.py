@@ -9,6 +9,7 @@ be read are reported on standard error and skipped; the exit code is then 1.
 
 import contextlib
 import itertools
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TextIO
@@ -112,7 +113,8 @@ def _predictions(
             yield source, index, prediction
             # By now the line of a table has been written.
             if values["show"]:
-                for line in terminal.draw(image, prediction, labels):
+                in_color = canvas.isatty() and not os.environ.get("NO_COLOR")
+                for line in terminal.draw(image, prediction, labels, in_color):
                     _write(line, canvas)
 
 

@@ -28,9 +28,9 @@ def test_the_shades_run_from_a_space_for_black_to_an_at_sign_for_white():
 
 
 def test_each_shade_stands_for_as_many_grey_levels():
-    image = np.tile(np.arange(256, dtype=np.uint8), (2, 1))
-    expected = "".join(" .:-=+*#%@"[level * 10 // 256] for level in range(256))
-    assert draw(image)[0][1:257] == expected
+    levels = np.arange(256, dtype=np.uint8).reshape(8, 1, 32)
+    drawn = "".join(draw(np.tile(each, (2, 1)))[0][1:33] for each in levels)
+    assert drawn == "".join(" .:-=+*#%@"[level * 10 // 256] for level in range(256))
 
 
 def test_a_stroke_one_row_high_is_half_as_bright():
@@ -71,3 +71,35 @@ def test_more_labels_than_lines_continue_below_the_image(digit):
     lines = draw(digit, Prediction(labels[0], 0.05, top), labels)
     assert len(lines) == 20
     assert lines[19].index("class 19") == lines[10].index("class 10")
+
+
+def test_a_wide_image_is_drawn_smaller():
+    image = np.zeros((100, 200), np.uint8)
+    image[:, 100:] = 255
+    lines = draw(image, BLANK)
+    assert len(lines) == 12
+    assert lines[0] == "|" + " " * 24 + "@" * 24 + "|  blank image"
+
+
+def test_colours_are_drawn_as_half_blocks():
+    image = np.zeros((2, 2, 3), np.uint8)
+    image[0, 0], image[1, 1] = (255, 0, 0), (0, 0, 255)
+    (line,) = terminal.draw(image, BLANK, LABELS, in_color=True)
+    left, right = "\x1b[38;2;255;0;0;48;2;0;0;0m▀", "\x1b[38;2;0;0;0;48;2;0;0;255m▀"
+    assert line == f"|{left}{right}\x1b[0m|  blank image"
+
+
+def test_where_there_are_no_colours_they_become_grey():
+    image = np.zeros((2, 2, 3), np.uint8)
+    image[:, 1] = 255
+    assert draw(image, BLANK) == ["| @|  blank image"]
+
+
+def test_of_many_labels_the_most_probable_have_a_bar(digit):
+    names = [f"label {index}" for index in range(300)]
+    top = tuple((name, (300 - index) / 45150) for index, name in enumerate(names[::-1]))
+    lines = draw(digit, Prediction(*top[0], top), names)
+    bars = [line[32:] for line in lines if line[32:]]
+    assert len(bars) == 20
+    assert bars[0].startswith("label 299 0.0066")
+    assert bars[19].startswith("label 280 0.0062")
