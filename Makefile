@@ -4,13 +4,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help train predict evaluate serve tensorboard test torture mutants bench new lint format clean
+.PHONY: help train photos predict evaluate serve tensorboard test torture mutants bench new lint format clean
 
 help:  ## List these targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 train: .venv/installed  ## Train configs/base.cfg; ARGS="--any_flag=..." adds flags.
 	$(BIN)/python train.py --flagfile=configs/base.cfg $(ARGS)
+
+photos: .venv/installed  ## Draw coloured shapes and train configs/photos.cfg on them.
+	$(BIN)/python scripts/draw_shapes.py shapes
+	$(BIN)/python train.py --flagfile=configs/photos.cfg --data_dir=shapes --model_dir=out-photos $(ARGS)
 
 predict: .venv/installed  ## Classify the images in samples/digits.npy.
 	$(BIN)/python predict.py --model_dir out --input samples/digits.npy $(ARGS)

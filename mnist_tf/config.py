@@ -178,10 +178,12 @@ class Config:
         0, "End an epoch after this many steps; the next one continues with the "
         "remaining images. 0 sets no limit.", TRAINING, limits=AT_LEAST_0)
     optimizer: str = setting(
-        "adamw", "Optimizer: adam, adamw or sgd (with Nesterov momentum).",
-        TRAINING, choices=("adam", "adamw", "sgd"))
+        "adamw", "Optimizer: adam, adamw, sgd (with Nesterov momentum) or muon "
+        "(orthogonal updates for convolutions, adamw for other weights).",
+        TRAINING, choices=("adam", "adamw", "sgd", "muon"))
     learning_rate: float = setting(
-        0.01, "Peak learning rate.", TRAINING, limits=POSITIVE)
+        0.01, "Peak learning rate. muon: the relative change of a kernel in a step.",
+        TRAINING, limits=POSITIVE)
     schedule: str = setting(
         "linear", "Learning-rate schedule after the warm-up: constant, or linear or "
         "cosine decay to 0.", TRAINING, choices=("constant", "linear", "cosine"))
@@ -189,7 +191,7 @@ class Config:
         0.25, "Fraction of the run during which the learning rate rises linearly from "
         "0.", TRAINING, limits=FRACTION)
     momentum: float = setting(
-        0.9, "sgd: momentum. adam, adamw: beta_1.", TRAINING, limits=FRACTION)
+        0.9, "sgd, muon: momentum. adam, adamw: beta_1.", TRAINING, limits=FRACTION)
     beta_2: float = setting(
         0.99, "adam, adamw: decay rate of the second-moment estimates.",
         TRAINING, limits=FRACTION)

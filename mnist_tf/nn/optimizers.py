@@ -1,11 +1,15 @@
 """Optimizers by name, and the learning-rate schedule of a run."""
 
+import math
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from mnist_tf.errors import UserError, unknown_name
 
-OPTIMIZERS = ("adam", "adamw", "sgd")
+OPTIMIZERS = ("adam", "adamw", "muon", "sgd")
+_MUON_TO_ADAM = 24.0  # Adam needs smaller steps
 DECAYS = ("constant", "linear", "cosine")
 
 
@@ -77,6 +81,53 @@ class FusedAdam(keras.optimizers.Adam):
         )
 
 
+class Muon(FusedAdam):
+    """Muon for the kernels of convolutions, Adam for all other weights.
+
+    The update of a kernel is its momentum, made orthogonal by Newton-Schulz iterations;
+    kernels keep a constant norm. Method: Jordan et al., 2024,
+    https://kellerjordan.github.io/posts/muon, as in
+    https://github.com/KellerJordan/cifar10-airbench (airbench94_muon).
+
+    Args:
+      learning_rate: the relative change of a kernel in a step; Adam's is a 24th of it.
+      momentum: Nesterov momentum of the kernels.
+      **kwargs: those of Adam.
+    """
+
+    def __init__(self, learning_rate: Any, momentum: float, **kwargs: Any) -> None:
+        super().__init__(learning_rate, **kwargs)
+        self.momentum = momentum
+
+    def update_step(
+        self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
+    ) -> None:
+        """Updates one variable and its momentum or moment estimates."""
+        if len(variable.shape) != 4:
+            super().update_step(gradient, variable, learning_rate / _MUON_TO_ADAM)
+            return
+        average = self._momentums[self._get_variable_index(variable)]
+        average.assign(self.momentum * average.value + gradient)
+        direction = gradient + self.momentum * average.value  # Nesterov's
+        filters = variable.shape[-1]
+        update = _orthogonal(tf.reshape(direction, [-1, filters]))
+        kernel = tf.convert_to_tensor(variable)
+        kernel *= math.sqrt(filters) / tf.norm(kernel)
+        variable.assign(kernel - learning_rate * tf.reshape(update, variable.shape))
+
+
+def _orthogonal(matrix: tf.Tensor) -> tf.Tensor:
+    """Moves the singular values of [m, n] towards 1, with the coefficients of Muon."""
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = matrix if wide else tf.transpose(matrix)
+    x /= tf.norm(x) + 1e-7
+    for _ in range(3):
+        square = tf.matmul(x, x, transpose_b=True)
+        quintic = -4.7750 * square + 2.0315 * tf.matmul(square, square)
+        x = 3.4445 * x + tf.matmul(quintic, x)
+    return x if wide else tf.transpose(x)
+
+
 def build_optimizer(
     name: str,
     learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
@@ -89,10 +140,10 @@ def build_optimizer(
 ) -> keras.optimizers.Optimizer:
     """Returns the Keras optimizer called `name`, one of `OPTIMIZERS`.
 
-    "sgd" uses Nesterov momentum; for Adam, `momentum` is beta_1. `weight_decay` is
-    decoupled, of kernels only (AdamW, arXiv:1711.05101) and ignored by "adam".
-    `ema_decay` is that of an average of the weights. 0 turns weight decay, clipping or
-    averaging off.
+    "sgd" and "muon" use Nesterov momentum; for Adam, `momentum` is beta_1.
+    `weight_decay` is decoupled, of kernels only (AdamW, arXiv:1711.05101) and ignored
+    by "adam". `ema_decay` is that of an average of the weights. 0 turns weight decay,
+    clipping or averaging off.
 
     Raises:
       UserError: there is no such optimizer.
@@ -114,6 +165,8 @@ def build_optimizer(
             nesterov=nesterov,
             **common,
         )
+    elif name == "muon":
+        optimizer = Muon(momentum=momentum, beta_2=beta_2, **common)
     else:
         optimizer = FusedAdam(beta_1=momentum, beta_2=beta_2, **common)
     # There is no reason for biases and the scales of normalisation layers to be small.
