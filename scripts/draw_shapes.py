@@ -2,8 +2,8 @@
 
     python scripts/draw_shapes.py DIR
 
-Writes 200 JPEG files of each of five shapes to DIR/<label>/, of sizes between 64 and 160
-pixels, in random colours on random backgrounds. The same files every time.
+Writes 200 JPEG files of each of five shapes to DIR/<label>/, between 64 and 160 pixels
+wide and high, in random colours on random backgrounds. The same files every time.
 """
 
 import math
