@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_tf.config import SETTINGS, Config
-from mnist_tf.data.preprocessing import RESIZES, Preprocessing
 from mnist_tf.errors import UserError, native_output_hidden
 
 if TYPE_CHECKING:
     import keras
+
+    from mnist_tf.data import Preprocessing
 
 SCHEMA_VERSION = 3
 CHECKPOINTS = "checkpoints"
@@ -61,7 +62,7 @@ class Artifact:
     path: Path
     config: Config
     labels: tuple[str, ...]
-    preprocessing: Preprocessing
+    preprocessing: "Preprocessing"
     dataset: str
     description: Mapping[str, Any]
 
@@ -153,6 +154,9 @@ def read(model_dir: str | os.PathLike) -> Artifact:
     Raises:
       UserError: there is no model, or config.json is damaged or of another version.
     """
+    # Here, because `import mnist_tf` alone needs no NumPy.
+    from mnist_tf.data.preprocessing import RESIZES, Preprocessing
+
     path = Path(model_dir)
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"

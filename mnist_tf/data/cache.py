@@ -5,7 +5,6 @@ its length in 8 bytes and a mark. It is written beside its place, synced and ren
 it is whole or absent, and whoever maps an old one keeps it.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from mnist_tf.data import arrays, images, limits
 from mnist_tf.data.labelled import File, LabelledFiles
@@ -215,6 +213,11 @@ def _decode_all(
 ) -> dict[str, Any]:
     """Appends the pixels of all files, in order; describes them."""
 
+    # Here, because predictions need neither.
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tqdm import tqdm
+
     def decode(labelled: File) -> np.ndarray | str:
         name = labelled[0]
         try:
@@ -226,7 +229,7 @@ def _decode_all(
     skipped: list[Skipped] = []
     sha256: dict[str, str] = {}
     with (
-        concurrent.futures.ThreadPoolExecutor(limits.cores()) as pool,
+        ThreadPoolExecutor(limits.cores()) as pool,
         tqdm(total=count, desc="decoding", unit=" images", disable=None) as bar,
     ):
         for split, members in files.splits.items():

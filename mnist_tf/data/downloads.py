@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,6 +81,8 @@ def download_and_unpack(url: str, sha256: str, directory: Path) -> None:
     Raises:
       UserError: it cannot be downloaded, or its checksum differs.
     """
+    import tarfile  # here, because few runs need it
+
     if directory.is_dir():
         return
     address, _, file = url.rpartition("/")
