@@ -212,7 +212,6 @@ def _decode_all(
     strict: bool,
 ) -> dict[str, Any]:
     """Appends the pixels of all files, in order; describes them."""
-
     # Here, because predictions need neither.
     from concurrent.futures import ThreadPoolExecutor
 
