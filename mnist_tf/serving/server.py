@@ -1,4 +1,4 @@
-"""The HTTP server: routes, handlers and the page to draw on.
+"""The HTTP server: routes, handlers and the page to try the model on.
 
     POST /v1/models/NAME:predict   TensorFlow Serving's REST API
     POST /predict                  an image file or an npy file
@@ -14,6 +14,8 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import html
+import string
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -228,13 +230,24 @@ class Server:
         return Response(openapi.render(self._document()).encode(), _HTML)
 
     async def page(self, request: Request) -> Response:
-        """Returns the page to draw on, or one of its files."""
+        """Returns the page to try the model on, or one of its files."""
         # Looked up among known names: no path is built from the request.
         path = self._files.get(request.path.get("file", "index.html"))
         if path is None:
             raise HTTPException(404)
+        body = path.read_bytes()
+        if path.suffix == ".html":
+            body = self._completed(body)
         headers = {"cache-control": "no-cache"}
-        return Response(path.read_bytes(), _MEDIA_TYPES[path.suffix], headers=headers)
+        return Response(body, _MEDIA_TYPES[path.suffix], headers=headers)
+
+    def _completed(self, page: bytes) -> bytes:
+        """Tells the page what it must know before it is shown, even without a token."""
+        template = string.Template(page.decode())
+        return template.substitute(
+            model=html.escape(self.settings.model_name),
+            method=html.escape(self.model.predictor.preprocessing.method),
+        ).encode()
 
     def _document(self) -> dict[str, Any]:
         preprocessing = self.model.predictor.preprocessing

@@ -1,8 +1,12 @@
-"""The page to draw on works in a real browser against a real server."""
+"""The page works in a real browser against a real server.
+
+The model of digits has a page to draw on; one of photos has a page for pictures.
+"""
 
 import base64
 import io
 import itertools
+import json
 import math
 import re
 import shutil
@@ -13,9 +17,10 @@ import time
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from tests.conftest import ROOT
+from mnist_tf.cli import predict
+from tests.conftest import ROOT, encoded
 
 try:
     from playwright.sync_api import expect, sync_playwright
@@ -54,8 +59,8 @@ THREE = [arc(0.46, 0.36, 0.17, 0.14, -150, 90) + arc(0.46, 0.65, 0.19, 0.15, -90
 class Server:
     """A server process that can be stopped and restarted on the same port."""
 
-    def __init__(self, model_dir, log):
-        self.model_dir = model_dir
+    def __init__(self, model_dir, log, *flags):
+        self.flags = [f"--model_dir={model_dir}", *flags]
         self.log = log  # a file: a full pipe would block the server
         self.port = 0
         self.start()
@@ -64,7 +69,7 @@ class Server:
         command = [sys.executable, str(ROOT / "serve.py")]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*command, f"--model_dir={self.model_dir}", f"--port={self.port}"],
+                [*command, *self.flags, f"--port={self.port}"],
                 cwd=ROOT,
                 stderr=log,
             )
@@ -107,7 +112,8 @@ def browser():
     with sync_playwright() as playwright:
         # Root in a container cannot use the sandbox.
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox"]
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--use-fake-device-for-media-stream"],
         )
         yield browser
         browser.close()
@@ -128,10 +134,11 @@ def opened(browser, server, faults):
         if "willReadFrequently" not in message.text:  # caused by the tests
             faults.append(f"{message.type}: {message.text}")
 
-    def open_page(**options):
-        context = browser.new_context(
-            permissions=["clipboard-read", "clipboard-write"], **options
-        )
+    def open_page(url=server, labels=10, permissions=(), script="", **options):
+        # The browser refuses all others.
+        permissions = ["clipboard-read", "clipboard-write", *permissions]
+        context = browser.new_context(permissions=permissions, **options)
+        context.add_init_script(script)
         contexts.append(context)
         page = context.new_page()
         page.on("console", collect)
@@ -139,12 +146,12 @@ def opened(browser, server, faults):
         page.on(
             "request",
             lambda request: (
-                request.url.startswith((server, "data:", "blob:"))
+                request.url.startswith((url, "data:", "blob:"))
                 or faults.append(f"a request to {request.url}")
             ),
         )
-        page.goto(server)
-        expect(page.locator("#bars li")).to_have_count(10)
+        page.goto(url)
+        expect(page.locator("#bars li")).to_have_count(labels)
         return page
 
     yield open_page
@@ -219,6 +226,20 @@ def drop(page, content, name="image.png", kind="image/png"):
     )
     for event in ("dragover", "drop"):
         page.dispatch_event("body", event, {"dataTransfer": transfer})
+
+
+def paste(page, content):
+    """Copies a PNG file to the clipboard and pastes it."""
+    page.evaluate(
+        """async content => {
+            const bytes = Uint8Array.from(atob(content), one => one.charCodeAt(0));
+            const blob = new Blob([bytes], { type: "image/png" });
+            const item = new ClipboardItem({ [blob.type]: blob });
+            await navigator.clipboard.write([item]);
+        }""",
+        base64.b64encode(content).decode(),
+    )
+    page.keyboard.press("Control+v")
 
 
 def prediction(label, *top, reason=""):
@@ -396,16 +417,7 @@ class TestUndoAndClear:
 
 class TestImages:
     def test_paste(self, page):
-        page.evaluate(
-            """async content => {
-                const bytes = Uint8Array.from(atob(content), one => one.charCodeAt(0));
-                const blob = new Blob([bytes], { type: "image/png" });
-                const item = new ClipboardItem({ [blob.type]: blob });
-                await navigator.clipboard.write([item]);
-            }""",
-            base64.b64encode(sample()).decode(),
-        )
-        page.keyboard.press("Control+v")
+        paste(page, sample())
         expect_label(page, "3")
 
     def test_drop(self, page):
@@ -650,3 +662,500 @@ class TestAccessibility:
         expect_label(page, "7")
         moving = "document.getAnimations().length"
         assert page.evaluate(moving) == 0
+
+
+# Labels of photos may be anything that can be the name of a folder.
+DISC = "a round thing that is red all over, called by more than fifty letters"
+SQUARE = "Grünstichquadratzeichnungsmusterbeispielsammlungsverzeichnis"
+TRIANGLE = "🔺 μπλε 三角形 مثلث"
+COLORS = {DISC: (210, 40, 40), SQUARE: (30, 150, 60), TRIANGLE: (40, 70, 200)}
+
+# Keeps the last body that the page sends: the browser does not tell those of blobs.
+RECORDER = """
+    const send = window.fetch;
+    window.fetch = (address, options) => {
+        if (options?.body) window.sent = options.body;
+        return send(address, options);
+    };
+"""
+
+
+def shape(label, width=60, height=60, shift=0):
+    """A picture of the shape with a label."""
+    image = Image.new("RGB", (width, height), (235, 225, 205))
+    pen = ImageDraw.Draw(image)
+    side = min(width, height)
+    left, top = (width - side) // 2 + shift, (height - side) // 2
+    box = [left + side // 5, top + side // 5, left + 4 * side // 5, top + 4 * side // 5]
+    if label == DISC:
+        pen.ellipse(box, COLORS[label])
+    elif label == SQUARE:
+        pen.rectangle(box, COLORS[label])
+    else:
+        x, y, right, bottom = box
+        middle = ((x + right) // 2, y)
+        pen.polygon([(x, bottom), middle, (right, bottom)], COLORS[label])
+    return image
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """The directory of a model of coloured shapes."""
+    folder = tmp_path_factory.mktemp("photos")
+    for split, count in (("train", 16), ("test", 4)):
+        for label in COLORS:
+            (folder / "data" / split / label).mkdir(parents=True)
+            for index in range(count):
+                image = shape(label, 60 + index, 60, index % 9 - 4)
+                image.save(folder / "data" / split / label / f"{index}.png")
+    folders = {"data_dir": "data", "model_dir": "out", "log_dir": "logs"}
+    folders["cache_dir"] = "cache"
+    command = [sys.executable, "train.py", "--dataset=custom", "--model=cnn"]
+    command += ["--filters=8,16", "--image_size=32", "--epochs=12", "--batch_size=8"]
+    command += [f"--{flag}={folder / name}" for flag, name in folders.items()]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def photo_server(photos, tmp_path_factory):
+    """The address of the page of that model, which has a name of its own."""
+    log = tmp_path_factory.mktemp("photo_server") / "log"
+    running = Server(photos, log, '--model_name=round & "square"')
+    yield running.url
+    running.stop()
+
+
+@pytest.fixture
+def shown(opened, photo_server):
+    """Opens the page of that model with options of the browser."""
+
+    def show(**options):
+        options = {"viewport": {"width": 1100, "height": 900}} | options
+        return opened(photo_server, labels=3, script=RECORDER, **options)
+
+    return show
+
+
+@pytest.fixture
+def gallery(shown):
+    """The page of that model."""
+    return shown()
+
+
+def png(label, *size):
+    return encoded(shape(label, *size), "PNG")
+
+
+def sent(page):
+    """The content and the type of the last body that the page sent."""
+    content, kind = page.evaluate(
+        """async () => {
+            const url = new FileReader();
+            url.readAsDataURL(window.sent);
+            await new Promise(resolve => { url.onload = resolve; });
+            return [url.result.split(",")[1], window.sent.type];
+        }"""
+    )
+    return base64.b64decode(content), kind
+
+
+def predicted(model_dir, path, output):
+    """The probabilities of all labels as predict.py prints them."""
+    flags = [f"--model_dir={model_dir}", "--top_k=3", "--format=json"]
+    predict.main(["predict", *flags, f"--output={output}", str(path)])
+    (row,) = json.loads(output.read_text())
+    return {one["label"]: one["probability"] for one in row["top"]}
+
+
+def colors(page, canvas="#seen"):
+    """The pixels of a canvas as [height][width][r, g, b, a]."""
+    return page.locator(canvas).evaluate(
+        """canvas => {
+            const { width, height } = canvas;
+            const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+            const at = (x, y) => [...data.slice(4 * (y * width + x)).slice(0, 4)];
+            const count = length => [...Array(length).keys()];
+            return count(height).map(y => count(width).map(x => at(x, y)));
+        }"""
+    )
+
+
+class TestTheModelDecides:
+    def test_digits_are_drawn(self, page):
+        expect(page).to_have_title("mnist_tf: draw a digit")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Draw a digit")
+        expect(page.locator("#canvas")).to_be_visible()
+        expect(page.locator("#field")).to_be_hidden()
+
+    def test_anything_else_is_a_picture(self, gallery):
+        expect(gallery).to_have_title("mnist_tf: classify a picture")
+        heading = gallery.get_by_role("heading", level=1)
+        expect(heading).to_have_text("Classify a picture")
+        expect(gallery.get_by_text("Drop a picture here")).to_be_visible()
+        expect(gallery.get_by_role("status")).to_have_text("No picture yet.")
+        expect(gallery.locator("#canvas")).to_be_hidden()
+        expect(gallery.locator("body")).not_to_contain_text("igit", use_inner_text=True)
+
+    @pytest.mark.parametrize("digits", [True, False])
+    def test_the_wrong_page_does_not_even_flash(
+        self, browser, server, photo_server, digits
+    ):
+        # Without JavaScript, a page stays as it is before its scripts run.
+        context = browser.new_context(java_script_enabled=False)
+        page = context.new_page()
+        page.goto(server if digits else photo_server)
+        heading = "Draw a digit" if digits else "Classify a picture"
+        expect(page.get_by_role("heading", level=1)).to_have_text(heading)
+        expect(page.locator("#canvas")).to_be_visible(visible=digits)
+        expect(page.locator("#field")).to_be_visible(visible=not digits)
+        context.close()
+
+
+class TestPictures:
+    @pytest.mark.parametrize("form", ["png", "jpeg", "bmp", "gif", "webp"])
+    def test_a_file_has_the_same_probabilities_everywhere(
+        self, gallery, photos, tmp_path, form
+    ):
+        path = tmp_path / f"picture.{form}"
+        path.write_bytes(encoded(shape(TRIANGLE, 300, 200), form))
+        with gallery.expect_response("**/predict?*") as response:
+            drop(gallery, path.read_bytes(), path.name, "")
+        expect_label(gallery, TRIANGLE)
+        assert sent(gallery) == (path.read_bytes(), f"image/{form}")
+        (row,) = response.value.json()["predictions"]
+        found = {one["label"]: one["probability"] for one in row["top"]}
+        assert found == pytest.approx(
+            predicted(photos, path, tmp_path / "expected"), abs=1e-5
+        )
+        percent = gallery.locator("#bars .best .share")
+        expect(percent).to_have_text(f"{found[TRIANGLE] * 100:.0f}%")
+
+    def test_paste(self, gallery):
+        paste(gallery, png(SQUARE))
+        expect_label(gallery, SQUARE)
+
+    def test_choose(self, gallery, tmp_path):
+        path = tmp_path / "disc.png"
+        shape(DISC).save(path)
+        button = gallery.get_by_role("button", name="Choose a picture")
+        button.set_input_files(path)
+        expect_label(gallery, DISC)
+        assert sent(gallery)[0] == path.read_bytes()
+
+    def test_a_click_on_the_field_chooses_too(self, gallery):
+        with gallery.expect_file_chooser():
+            gallery.locator("#field").click()
+
+    @pytest.mark.parametrize("size", [(300, 200), (90, 400), (24, 24)])
+    def test_the_whole_picture_is_shown(self, gallery, size):
+        drop(gallery, png(DISC, *size), "disc.png")
+        picture = gallery.get_by_role("img", name="disc.png")
+        expect(picture).to_be_visible()
+        expect(gallery.get_by_text("Drop a picture here")).to_be_hidden()
+        box = picture.bounding_box()
+        field = gallery.locator("#field").bounding_box()
+        assert box["width"] / box["height"] == pytest.approx(size[0] / size[1], 0.01)
+        longer = max(box["width"], box["height"])
+        assert longer == pytest.approx(field["width"], abs=1)
+
+    def test_what_only_the_browser_can_read_is_sent_as_png(self, gallery):
+        drawing = (
+            '<svg xmlns="http://www.w3.org/2000/svg" width="200" height="200">'
+            '<rect width="200" height="200" fill="#ebe1cd"/>'
+            '<circle cx="100" cy="100" r="60" fill="#d22828"/></svg>'
+        )
+        drop(gallery, drawing.encode(), "disc.svg", "image/svg+xml")
+        expect_label(gallery, DISC)
+        content, kind = sent(gallery)
+        assert kind == "image/png"
+        assert Image.open(io.BytesIO(content)).size == (200, 200)
+
+    def test_a_file_that_the_server_does_not_take_is_scaled_down(self, gallery, faults):
+        large = {"error": "the body exceeds 100 bytes; send less per request"}
+        refuse = {"status": 413, "json": large}
+        gallery.route("**/predict?*", lambda route: route.fulfill(**refuse), times=2)
+        drop(gallery, png(SQUARE, 3000, 1500))
+        expect_label(gallery, SQUARE)
+        note = "sent as 1024x512 pixels"
+        expect(gallery.get_by_role("status")).to_contain_text(note)
+        content, kind = sent(gallery)
+        assert kind == "image/jpeg"
+        assert Image.open(io.BytesIO(content)).size == (1024, 512)
+        expect(gallery.get_by_role("alert")).to_be_hidden()
+        assert all("status of 413" in fault for fault in faults)
+        faults.clear()
+
+    def test_a_file_that_no_server_takes_is_scaled_down_at_once(
+        self, gallery, tmp_path
+    ):
+        path = tmp_path / "large.bmp"
+        shape(SQUARE, 2400, 2400).save(path)
+        assert path.stat().st_size > 2**24
+        gallery.locator("#choose").set_input_files(path)
+        expect_label(gallery, SQUARE)
+        content, kind = sent(gallery)
+        assert kind == "image/png"
+        assert Image.open(io.BytesIO(content)).size == (2048, 2048)
+
+    def test_the_answer_for_the_last_picture_does_not_stay(self, gallery):
+        drop(gallery, png(DISC))
+        expect_label(gallery, DISC)
+        held = []
+        gallery.route("**/predict?*", lambda route: held.append(route))
+        drop(gallery, png(SQUARE))
+        expect(gallery.get_by_role("status")).to_have_text("Classifying…")
+        gallery.wait_for_timeout(100)
+        held[0].continue_()
+        expect_label(gallery, SQUARE)
+        assert recent(gallery) == [SQUARE, DISC]
+
+    @pytest.mark.parametrize("key", ["Escape", "Delete", None])
+    def test_clear(self, gallery, key):
+        drop(gallery, png(DISC))
+        expect_label(gallery, DISC)
+        if key:
+            gallery.keyboard.press(key)
+        else:
+            gallery.get_by_role("button", name="Clear").click()
+        expect_label(gallery, "")
+        expect(gallery.get_by_role("status")).to_have_text("No picture yet.")
+        expect(gallery.get_by_text("Drop a picture here")).to_be_visible()
+        expect(gallery.locator("#picture")).to_be_hidden()
+        assert ink(gallery, "#seen") == 0
+
+    def test_a_file_that_is_not_a_picture_is_rejected(self, gallery):
+        drop(gallery, b"Once upon a time", "tale.txt", "text/plain")
+        expect(gallery.get_by_role("alert")).to_have_text(
+            "tale.txt is not a picture that this browser can read."
+        )
+        drop(gallery, png(DISC))
+        expect_label(gallery, DISC)
+        expect(gallery.get_by_role("alert")).to_be_hidden()
+
+    def test_the_page_asks_for_the_token_and_sends_it(self, gallery, faults):
+        def guard(route):
+            if route.request.headers.get("authorization") == "Bearer open-sesame":
+                route.continue_()
+            else:
+                route.fulfill(status=401, json={"error": "missing or invalid token"})
+
+        gallery.route("**/predict?*", guard)
+        gallery.route("**/metadata", guard)
+        gallery.reload()
+        alert = gallery.get_by_role("alert")
+        expect(alert).to_have_text("The server requires a token.")
+        drop(gallery, png(DISC))
+        gallery.get_by_label("Token").fill("open-sesame")
+        gallery.get_by_role("button", name="Use token").click()
+        expect_label(gallery, DISC)
+        expect(gallery.locator("#bars li")).to_have_count(3)
+        assert all("status of 401" in fault for fault in faults)
+        faults.clear()
+
+
+class TestCamera:
+    @pytest.fixture
+    def gallery(self, shown):
+        return shown(permissions=["camera"])
+
+    @staticmethod
+    def start(page):
+        """Opens the camera; returns its track."""
+        page.get_by_role("button", name="Camera").click()
+        expect(page.get_by_label("What the camera sees")).to_be_visible()
+        expect(page.locator("#preview")).not_to_have_js_property("videoWidth", 0)
+        return page.evaluate_handle(
+            "document.querySelector('#preview').srcObject.getTracks()[0]"
+        )
+
+    @staticmethod
+    def expect_stopped(page, track):
+        expect(page.get_by_label("What the camera sees")).to_be_hidden()
+        assert track.evaluate("track => track.readyState") == "ended"
+
+    def test_a_picture_is_taken(self, gallery):
+        track = self.start(gallery)
+        shutter = gallery.get_by_role("button", name="Take the picture")
+        expect(shutter).to_be_focused()
+        with gallery.expect_response("**/predict?*") as response:
+            gallery.keyboard.press("Enter")
+        assert response.value.ok
+        self.expect_stopped(gallery, track)
+        expect(gallery.get_by_role("button", name="Camera")).to_be_focused()
+        picture = gallery.get_by_role("img", name="The picture of the camera")
+        expect(picture).to_be_visible()
+        expect(gallery.locator("#latest li")).to_have_count(1)
+        content, kind = sent(gallery)
+        assert kind == "image/png"
+        assert Image.open(io.BytesIO(content)).width >= 320
+
+    @pytest.mark.parametrize("way", ["Escape", "Camera", "drop", "leave"])
+    def test_the_camera_stops(self, gallery, way):
+        track = self.start(gallery)
+        if way == "Escape":
+            gallery.keyboard.press("Escape")
+        elif way == "Camera":
+            gallery.get_by_role("button", name="Camera").click()
+        elif way == "drop":
+            drop(gallery, png(DISC))
+        else:
+            gallery.evaluate("dispatchEvent(new PageTransitionEvent('pagehide'))")
+        self.expect_stopped(gallery, track)
+
+    def test_escape_keeps_the_picture(self, gallery):
+        drop(gallery, png(DISC))
+        expect_label(gallery, DISC)
+        self.start(gallery)
+        gallery.keyboard.press("Escape")
+        expect_label(gallery, DISC)
+
+    def test_a_refusal_is_a_notice(self, shown):
+        page = shown()
+        page.get_by_role("button", name="Camera").click()
+        expect(page.get_by_role("alert")).to_have_text(
+            "The browser does not allow this page to use the camera."
+        )
+        drop(page, png(DISC))
+        expect_label(page, DISC)
+        expect(page.get_by_role("alert")).to_be_hidden()
+
+    def test_there_is_no_button_where_browsers_have_no_camera(
+        self, opened, photo_server
+    ):
+        # As for a page that came over plain HTTP from another machine.
+        nothing = "Object.defineProperty(navigator, 'mediaDevices', {})"
+        page = opened(photo_server, labels=3, script=nothing)
+        expect(page.get_by_role("button", name="Choose a picture")).to_be_visible()
+        expect(page.get_by_role("button", name="Camera")).to_be_hidden()
+
+
+class TestPixels:
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_colours_are_those_that_the_network_sees(self, shown, scheme):
+        page = shown(color_scheme=scheme)
+        drop(page, png(DISC))
+        expect_label(page, DISC)
+        for canvas in ("#seen", "#latest canvas"):
+            found = colors(page, canvas)
+            assert (len(found), len(found[0])) == (32, 32)
+            assert found[16][16] == pytest.approx([*COLORS[DISC], 255], abs=2)
+            assert found[0][0] == pytest.approx([235, 225, 205, 255], abs=2)
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_greys_are_greys_and_proportions_stay(self, shown, scheme):
+        page = shown(color_scheme=scheme)
+        answer = prediction(DISC, (DISC, 0.9), (SQUARE, 0.1))
+        answer["predictions"][0]["pixels"] = base64.b64encode(
+            bytes(range(200))
+        ).decode()
+        answer["image_shape"] = [10, 20]
+        page.route("**/predict?*", lambda route: route.fulfill(json=answer))
+        drop(page, png(DISC))
+        expect_label(page, DISC)
+        for canvas in ("#seen", "#latest canvas"):
+            found = colors(page, canvas)
+            assert [row[0] for row in found] == [
+                [level, level, level, 255] for level in range(0, 200, 20)
+            ]
+            box = page.locator(canvas).bounding_box()
+            assert box["width"] / box["height"] == pytest.approx(2, abs=0.05)
+
+
+class TestLabels:
+    @pytest.mark.parametrize("label", COLORS)
+    def test_long_names_fit_a_phone(self, shown, label):
+        page = shown(viewport={"width": 320, "height": 640})
+        drop(page, png(label))
+        expect_label(page, label)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+        # A name that is cut can still be read as a whole.
+        for element in page.locator("#bars .label, #latest .label").all():
+            assert element.get_attribute("title") == element.text_content()
+        edges = page.locator("main *").evaluate_all(
+            "all => all.map(one => one.getBoundingClientRect().right)"
+        )
+        assert max(edges) <= 320
+        # The picture that the network sees stays beside the words.
+        assert page.locator("#seen").bounding_box()["width"] >= 100
+
+    def test_the_best_of_many_labels_come_first(self, opened, photo_server):
+        names = [f"kind {number} of three hundred kinds" for number in range(300)]
+        best = [(names[17 * rank], 0.5 / 2**rank) for rank in range(10)]
+        asked = []
+
+        def describe(route):
+            answer = route.fetch().json()
+            answer["metadata"]["labels"] = names
+            route.fulfill(json=answer)
+
+        def answer(route):
+            asked.append(route.request.url)
+            route.fulfill(json=prediction(names[0], *best))
+
+        page = opened(photo_server, labels=3)
+        page.route("**/metadata", describe)
+        page.route("**/predict?*", answer)
+        page.reload()
+        expect(page.locator("#bars li")).to_have_count(0)
+        drop(page, png(DISC))
+        expect_label(page, names[0])
+        assert "top_k=10&" in asked[0]
+        shown = page.locator("#bars .label").all_text_contents()
+        assert shown == [name for name, _ in best]
+        shares = page.locator("#bars .share").all_text_contents()
+        assert shares[:3] == ["50%", "25%", "13%"]
+        expect(page.locator("#bars .best .label")).to_have_text(names[0])
+        rest = page.get_by_text("The 10 most probable of 300 labels")
+        expect(rest).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.locator("#bars li")).to_have_count(0)
+        expect(rest).to_be_hidden()
+
+    def test_few_labels_keep_their_order(self, gallery):
+        drop(gallery, png(DISC))
+        expect_label(gallery, DISC)
+        names = gallery.locator("#bars .label").all_text_contents()
+        assert names == sorted(COLORS)
+        expect(gallery.locator("#bars .best .label")).to_have_text(DISC)
+
+
+class TestAccessibilityOfPictures:
+    def test_the_keyboard_reaches_everything(self, gallery):
+        gallery.on("filechooser", lambda chooser: None)
+        reached = []
+        for _ in range(3):
+            gallery.keyboard.press("Tab")
+            focused = gallery.locator(":focus")
+            reached.append(focused.get_attribute("id"))
+            shown = focused.locator("xpath=following-sibling::label")
+            ring = shown if reached[-1] == "choose" else focused
+            style = "element => getComputedStyle(element).outlineStyle"
+            assert ring.evaluate(style) == "solid"
+        assert reached == ["choose", "camera", "remove"]
+
+    def test_screen_readers_find_a_name_for_everything(self, gallery):
+        drop(gallery, png(DISC), "disc.png")
+        expect_label(gallery, DISC)
+        for role, name in {
+            "region": "Picture",
+            "img": "disc.png",
+            "button": "Choose a picture",
+            "list": "Probability of each label",
+            "heading": "Classify a picture",
+        }.items():
+            expect(gallery.get_by_role(role, name=name, exact=True)).to_be_visible()
+        expect(gallery.get_by_role("img", name="as the network")).to_be_visible()
+        expect(gallery.get_by_role("status")).to_contain_text("% sure")
+
+    @pytest.mark.parametrize("width", [320, 768])
+    def test_the_page_fits_the_window(self, shown, width):
+        page = shown(viewport={"width": width, "height": 640})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+    def test_reduced_motion_disables_animations(self, shown):
+        page = shown(reduced_motion="reduce")
+        drop(page, png(DISC))
+        expect_label(page, DISC)
+        assert page.evaluate("document.getAnimations().length") == 0
