@@ -1,4 +1,4 @@
-"""Serve a model over HTTP, with a page to draw digits on.
+"""Serve a model over HTTP, with a page to try it on.
 
     mnist_tf serve --model_dir=out --port=8080
 
