@@ -66,8 +66,12 @@ def freeze_all_but_head(model: keras.Model) -> None:
       UserError: the network has no such attribute.
     """
     head = _head(model)
-    model.trainable = False
-    head.trainable = True
+    # Not by `model.trainable`, without which Keras lists no weight, the head's neither.
+    for layer in model.layers:
+        layer.trainable = layer is head
+    of_head = {id(weight) for weight in head.weights}
+    for weight in model.trainable_weights:
+        weight.trainable = id(weight) in of_head
 
 
 def _head(model: keras.Model) -> keras.layers.Layer:
