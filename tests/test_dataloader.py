@@ -3,11 +3,7 @@
 import numpy as np
 import pytest
 
-from mnist_tf.dataloader import (
-    evaluation_batches,
-    split_validation,
-    training_batches,
-)
+from mnist_tf.dataloader import evaluation_batches, training_batches
 from mnist_tf.nn.augmentation import Augmentation
 
 AFFINE = Augmentation(shift=2, rotation=10, zoom=0.1, shear=5)
@@ -109,27 +105,3 @@ def test_evaluation_has_every_sample_once_and_in_order(count):
     labels = np.concatenate([labels for _, labels in found])
     np.testing.assert_array_equal(labels, np.arange(count))
     assert all(images.shape[1:] == (28, 28, 1) for images, _ in found)
-
-
-class TestSplit:
-    labels = np.repeat(np.arange(10), np.arange(20, 120, 10))
-
-    def test_each_sample_is_in_one_of_the_two(self):
-        train, validation = split_validation(self.labels, 0.1, seed=1)
-        assert sorted([*train, *validation]) == list(range(len(self.labels)))
-
-    def test_each_class_gives_its_fraction(self):
-        _, validation = split_validation(self.labels, 0.1, seed=1)
-        counts = np.bincount(self.labels[validation])
-        assert counts.tolist() == list(range(2, 12))
-
-    def test_the_seed_decides_it(self):
-        one, same, other = (
-            split_validation(self.labels, 0.1, seed)[1].tolist() for seed in (1, 1, 2)
-        )
-        assert one == same != other
-
-    def test_a_fraction_of_0_trains_on_all(self):
-        train, validation = split_validation(self.labels, 0.0, seed=1)
-        assert len(train) == len(self.labels)
-        assert len(validation) == 0
