@@ -105,3 +105,48 @@ def test_evaluation_has_every_sample_once_and_in_order(count):
     labels = np.concatenate([labels for _, labels in found])
     np.testing.assert_array_equal(labels, np.arange(count))
     assert all(images.shape[1:] == (28, 28, 1) for images, _ in found)
+
+
+@pytest.fixture(params=[(), (3,)], ids=["greyscale", "colour"])
+def mapped(request, tmp_path):
+    """Images and labels, in memory and mapped from the middle of a file."""
+    shape = (300, 30, 31, *request.param)
+    images = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
+    path, start = tmp_path / "pixels", 2**21 + 5  # more than a page, not a whole one
+    path.write_bytes(bytes(start) + images.tobytes())
+    return images, np.memmap(path, np.uint8, "r", start, shape), np.arange(300)
+
+
+def assert_same_batches(one, other):
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+        np.testing.assert_array_equal(a[1], b[1])
+
+
+@pytest.mark.parametrize("indices", [None, np.arange(7, 290, 3)])
+def test_mapped_images_give_the_same_batches(mapped, indices):
+    images, on_disk, labels = mapped
+    settings = {"batch_size": 16, "seed": 1, "stop": 20, "indices": indices}
+    assert_same_batches(
+        training_batches(images, labels, **settings),
+        training_batches(on_disk, labels, **settings),
+    )
+    settings = {"indices": indices, "batch_size": 64}
+    assert_same_batches(
+        evaluation_batches(images, labels, **settings),
+        evaluation_batches(on_disk, labels, **settings),
+    )
+
+
+def test_mixed_batches_have_soft_labels_and_differ_at_each_step():
+    images, labels = np.full((10, 4, 4), 90, np.uint8), np.arange(10)
+    settings = {"batch_size": 10, "seed": 1, "mixup_alpha": 1.0, "num_classes": 10}
+    found = list(training_batches(images, labels, stop=3, **settings))
+    for pixels, targets in found:
+        assert (pixels.dtype, targets.dtype) == (np.uint8, np.float32)
+        np.testing.assert_allclose(targets.numpy().sum(axis=1), 1, rtol=1e-6)
+        assert (pixels.numpy() == 90).all()
+    weights = [np.sort(targets.numpy().max(axis=1)).tobytes() for _, targets in found]
+    assert len(set(weights)) == 3
+    resumed = training_batches(images, labels, start=1, stop=3, **settings)
+    assert_same_batches(found[1:], resumed)
