@@ -302,3 +302,38 @@ def test_image_files_that_are_not_a_data_set_are_refused(
 ):
     directory = save_image_files(*names)
     assert refusal(load, directory).startswith(words.format(directory))
+
+
+def test_an_npz_may_have_colour_names_and_a_column_of_labels(tmp_path):
+    images = np.random.default_rng(1).integers(0, 256, (13, 5, 6, 3), np.uint8)
+    labels, names = np.arange(13)[:, np.newaxis], [f"label {n}" for n in range(13)]
+    arrays = (images, labels, images[:1], labels[:1])  # one image to test
+    named = dict(zip(NPZ_KEYS, arrays, strict=True))
+    np.savez(tmp_path / "a.npz", **named)
+    (tmp_path / "._a.npz").touch()
+    assert load(tmp_path).labels == tuple(map(str, range(13)))
+    np.savez(tmp_path / "a.npz", label_names=names, **named)
+    found = load(tmp_path)
+    assert found.labels == tuple(names)
+    assert found.preprocessing == Preprocessing("photo", 5, 6, "rgb")
+    np.testing.assert_array_equal(found.train_labels, np.arange(13))
+    np.savez(tmp_path / "a.npz", label_names=names[:12], **named)
+    assert "names of at least 13 labels" in refusal(load, tmp_path)
+    np.savez(tmp_path / "b.npz", **named)
+    assert "must hold one npz file (got a.npz, b.npz)" in refusal(load, tmp_path)
+
+
+def test_labels_above_255_have_a_checksum_of_their_own(tmp_path):
+    images = np.zeros((300, 2, 2), np.uint8)
+    labels = np.arange(300)
+    names = tuple(map(str, labels))
+    one = datasets.Dataset("x", "", names, images, labels, images, labels)
+    other = datasets.Dataset("x", "", names, images, labels % 256, images, labels)
+    assert one.sha256 != other.sha256
+
+
+def test_labels_txt_names_the_labels_of_idx_files(idx_folder):
+    (idx_folder / "labels.txt").write_text("".join(f"{c}\n" for c in "ABCDEFGHIJ"))
+    assert load(idx_folder).labels == tuple("ABCDEFGHIJ")
+    (idx_folder / "labels.txt").write_text("A\n\nB\n")
+    assert "must be printable (got '')" in refusal(load, idx_folder)
