@@ -110,12 +110,13 @@ def _gatherer(images: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
         all_images = _with_channels(tf.constant(images))
         return lambda rows: tf.gather(all_images, rows)
     mapped, size = cast(mmap.mmap, images.base), images[0].nbytes
+    first = images.offset % mmap.ALLOCATIONGRANULARITY  # where the rows begin in it
     mapped.madvise(mmap.MADV_RANDOM)  # what lies beside a row is not needed
 
     def read(rows: np.ndarray) -> np.ndarray:
         # Asks for all rows at once, so that the disk reads them in parallel.
         for row in rows.tolist():
-            start = images.offset + row * size
+            start = first + row * size
             begin = start - start % mmap.PAGESIZE
             mapped.madvise(mmap.MADV_WILLNEED, begin, start - begin + size)
         return images[rows]

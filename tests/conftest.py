@@ -136,7 +136,8 @@ def sample():
 @pytest.fixture(scope="session")
 def arrays(sample):
     """200 training and 50 test images of all classes, with their labels."""
-    images, labels, test_images, test_labels = sample.arrays
+    images, labels = sample.split("train")
+    test_images, test_labels = sample.split("test")
     train = slice(0, 22 * 200, 22)
     return images[train], labels[train], test_images[::10], test_labels[::10]
 

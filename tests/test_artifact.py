@@ -1,5 +1,6 @@
 """The model directory: whole or absent, and its parts belong together."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -15,11 +16,13 @@ import tensorflow as tf
 import mnist_tf
 from mnist_tf import artifact
 from mnist_tf.config import Config
+from mnist_tf.data import Preprocessing
 from mnist_tf.model import MODELS, build
 from mnist_tf.predictor import Predictor
 from tests.conftest import contents, refusal
 from tests.run.test_checkpoints import disk_calls
 
+DIGITS = Preprocessing("digits", 28, 28, "grayscale")
 LABELS = [str(digit) for digit in range(10)]
 WEIGHTS = "model.weights.h5"
 
@@ -37,6 +40,7 @@ def write(folder, metrics=None, **settings):
     description = {
         "config": config.to_dict(),
         "dataset": {"name": "sample", "labels": LABELS, "image_shape": [28, 28]},
+        "preprocessing": dataclasses.asdict(DIGITS),
     }
     artifact.write(
         folder,
@@ -83,6 +87,7 @@ def test_what_was_written_is_read(written):
     found = artifact.read(written)
     assert found.labels == tuple(LABELS)
     assert found.image_shape == (28, 28)
+    assert found.preprocessing == DIGITS
     assert found.config == Config(model="fc", num_layers=1)
     assert found.tflite() == (written / "model.tflite").read_bytes()
     assert found.saved_model() == written / "saved_model"
@@ -168,9 +173,9 @@ FAULTS = {
     "empty": lambda text: "",
     "half": lambda text: text[: len(text) // 2],
     "a list": lambda text: "[]",
-    "not a number": lambda text: text.replace('"schema_version": 2', '"x": NaN'),
-    "version 3": lambda text: text.replace(
-        '"schema_version": 2', '"schema_version": 3'
+    "not a number": lambda text: text.replace('"schema_version": 3', '"x": NaN'),
+    "version 4": lambda text: text.replace(
+        '"schema_version": 3', '"schema_version": 4'
     ),
     "no version": lambda text: text.replace("schema_version", "version"),
     "no labels": lambda text: text.replace('"labels"', '"names"'),
@@ -179,10 +184,13 @@ FAULTS = {
         json.loads(text)
         | {"dataset": {"name": "x", "labels": ["0"], "image_shape": [28, 28]}}
     ),
-    "a negative shape": lambda text: json.dumps(
-        json.loads(text)
-        | {"dataset": {"name": "x", "labels": LABELS, "image_shape": [-28, 28]}}
-    ),
+    "a negative shape": lambda text: text.replace('"height": 28', '"height": -28'),
+    "no preprocessing": lambda text: text.replace('"preprocessing"', '"processing"'),
+    "an unknown colour": lambda text: text.replace('"grayscale"', '"cmyk"'),
+    "an unknown method": lambda text: text.replace('"digits"', '"auto"'),
+    "a negative shape in version 2": lambda text: text.replace(
+        '"schema_version": 3', '"schema_version": 2'
+    ).replace("28,\n", "-28,\n"),
     "an unknown setting": lambda text: text.replace('"epochs"', '"epoch"'),
     "a setting outside its limits": lambda text: text.replace(
         '"batch_size": 128', '"batch_size": 0'
@@ -341,7 +349,7 @@ def as_version_1(folder):
         settings = content["config"]
         del settings["restore_best_weights"], settings["global_clipnorm"]
         settings |= {"select": "last", "gradient_clip": 0.0}
-        del content["files"][WEIGHTS]
+        del content["files"][WEIGHTS], content["preprocessing"]
         return content | {"schema_version": 1, "config": settings}
 
     rewrite(folder / "config.json", config)
@@ -354,6 +362,16 @@ def as_version_1(folder):
 @pytest.fixture
 def version_1(out):
     return as_version_1(out)
+
+
+def test_version_2_is_read_as_a_model_of_digits(out):
+    def version_2(content):
+        del content["preprocessing"]
+        return content | {"schema_version": 2}
+
+    rewrite(out / "config.json", version_2)
+    assert artifact.read(out).preprocessing == DIGITS
+    assert artifact.load_model(out)
 
 
 class TestVersion1:

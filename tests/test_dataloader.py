@@ -3,11 +3,7 @@
 import numpy as np
 import pytest
 
-from mnist_tf.dataloader import (
-    evaluation_batches,
-    split_validation,
-    training_batches,
-)
+from mnist_tf.dataloader import evaluation_batches, training_batches
 from mnist_tf.nn.augmentation import Augmentation
 
 AFFINE = Augmentation(shift=2, rotation=10, zoom=0.1, shear=5)
@@ -111,25 +107,46 @@ def test_evaluation_has_every_sample_once_and_in_order(count):
     assert all(images.shape[1:] == (28, 28, 1) for images, _ in found)
 
 
-class TestSplit:
-    labels = np.repeat(np.arange(10), np.arange(20, 120, 10))
+@pytest.fixture(params=[(), (3,)], ids=["greyscale", "colour"])
+def mapped(request, tmp_path):
+    """Images and labels, in memory and mapped from the middle of a file."""
+    shape = (300, 30, 31, *request.param)
+    images = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
+    path, start = tmp_path / "pixels", 2**21 + 5  # more than a page, not a whole one
+    path.write_bytes(bytes(start) + images.tobytes())
+    return images, np.memmap(path, np.uint8, "r", start, shape), np.arange(300)
 
-    def test_each_sample_is_in_one_of_the_two(self):
-        train, validation = split_validation(self.labels, 0.1, seed=1)
-        assert sorted([*train, *validation]) == list(range(len(self.labels)))
 
-    def test_each_class_gives_its_fraction(self):
-        _, validation = split_validation(self.labels, 0.1, seed=1)
-        counts = np.bincount(self.labels[validation])
-        assert counts.tolist() == list(range(2, 12))
+def assert_same_batches(one, other):
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+        np.testing.assert_array_equal(a[1], b[1])
 
-    def test_the_seed_decides_it(self):
-        one, same, other = (
-            split_validation(self.labels, 0.1, seed)[1].tolist() for seed in (1, 1, 2)
-        )
-        assert one == same != other
 
-    def test_a_fraction_of_0_trains_on_all(self):
-        train, validation = split_validation(self.labels, 0.0, seed=1)
-        assert len(train) == len(self.labels)
-        assert len(validation) == 0
+@pytest.mark.parametrize("indices", [None, np.arange(7, 290, 3)])
+def test_mapped_images_give_the_same_batches(mapped, indices):
+    images, on_disk, labels = mapped
+    settings = {"batch_size": 16, "seed": 1, "stop": 20, "indices": indices}
+    assert_same_batches(
+        training_batches(images, labels, **settings),
+        training_batches(on_disk, labels, **settings),
+    )
+    settings = {"indices": indices, "batch_size": 64}
+    assert_same_batches(
+        evaluation_batches(images, labels, **settings),
+        evaluation_batches(on_disk, labels, **settings),
+    )
+
+
+def test_mixed_batches_have_soft_labels_and_differ_at_each_step():
+    images, labels = np.full((10, 4, 4), 90, np.uint8), np.arange(10)
+    settings = {"batch_size": 10, "seed": 1, "mixup_alpha": 1.0, "num_classes": 10}
+    found = list(training_batches(images, labels, stop=3, **settings))
+    for pixels, targets in found:
+        assert (pixels.dtype, targets.dtype) == (np.uint8, np.float32)
+        np.testing.assert_allclose(targets.numpy().sum(axis=1), 1, rtol=1e-6)
+        assert (pixels.numpy() == 90).all()
+    weights = [np.sort(targets.numpy().max(axis=1)).tobytes() for _, targets in found]
+    assert len(set(weights)) == 3
+    resumed = training_batches(images, labels, start=1, stop=3, **settings)
+    assert_same_batches(found[1:], resumed)

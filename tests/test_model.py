@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from mnist_tf import model as models
 from mnist_tf.errors import UserError
-from mnist_tf.model import MODELS, ShiftAveraged, build
+from mnist_tf.model import MODELS, build
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1)).astype(np.uint8)
 
@@ -154,7 +154,7 @@ def test_shifted_copies_are_averaged(pixels):
         for columns in steps
     ]
     expected = np.mean([tf.nn.softmax(network(view)) for view in views], axis=0)
-    found = tf.nn.softmax(ShiftAveraged(network, pixels)(IMAGES))
+    found = tf.nn.softmax(models.TestTimeAugmented(network, pixels)(IMAGES))
     np.testing.assert_allclose(found, expected, atol=1e-6)
     wrapped = make("cnn", filters=(4,), test_shift=pixels)
     wrapped.network.set_weights(network.get_weights())
@@ -166,5 +166,5 @@ def test_logits_of_certain_predictions_stay_finite():
         def call(self, images, training=False):
             return tf.tile([[200.0, 0.0]], [tf.shape(images)[0], 1])
 
-    logits = ShiftAveraged(Certain(), 1)(IMAGES)
+    logits = models.TestTimeAugmented(Certain(), 1)(IMAGES)
     np.testing.assert_allclose(logits[0], [0.0, -200.0], atol=1e-3)

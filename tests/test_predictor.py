@@ -28,6 +28,12 @@ def write(folder, name="fc", labels=LABELS):
     description = {
         "config": Config(model=name).to_dict(),
         "dataset": {"name": "sample", "labels": labels, "image_shape": [28, 28]},
+        "preprocessing": {
+            "method": "digits",
+            "height": 28,
+            "width": 28,
+            "color": "grayscale",
+        },
     }
     artifact.write(
         folder,
@@ -128,7 +134,7 @@ def test_an_image_shape_that_the_model_does_not_take_is_an_error(tmp_path, runti
     write(tmp_path)
     config = tmp_path / "config.json"
     description = json.loads(config.read_text())
-    description["dataset"]["image_shape"] = [20, 20]
+    description["preprocessing"] |= {"height": 20, "width": 20}
     config.write_text(json.dumps(description))
     with pytest.raises(UserError, match=CANNOT_BE_LOADED[runtime]):
         Predictor(tmp_path, runtime)

@@ -104,16 +104,21 @@ def load(
     place = f"{os.path.realpath(files.origin)} {preprocessing}"
     path = Path(cache_dir) / f"{_sha256(place.encode())[:32]}.pixels"
     key = _fingerprint(files, preprocessing)
-    described = _describe(path, key)
-    if described is None:
+    opened = _open(path, key)
+    if opened is None:
         with _locked(path):
-            described = _describe(path, key) or _write(
-                path, key, files, preprocessing, strict
-            )
-    if strict and described["skipped"]:
-        _, reason = described["skipped"][0]
-        raise UserError(f"{reason}; {_STRICT}")
-    return _read(path, described, files, preprocessing)
+            opened = _open(path, key)
+            if opened is None:
+                _write(path, key, files, preprocessing, strict)
+                opened = _open(path, key)
+    if opened is None:
+        raise UserError(f"--cache_dir: {path} changes all the time; give another")
+    file, described = opened
+    with file:
+        if strict and described["skipped"]:
+            _, reason = described["skipped"][0]
+            raise UserError(f"{reason}; {_STRICT}")
+        return _read(file, described, files, preprocessing)
 
 
 def _fingerprint(files: LabelledFiles, preprocessing: Preprocessing) -> str:
@@ -123,33 +128,45 @@ def _fingerprint(files: LabelledFiles, preprocessing: Preprocessing) -> str:
         for path, label in members:
             try:
                 stat = os.stat(path)
-            except OSError:
+            except (OSError, ValueError):  # such as a name with a null character
                 lines.append(f"{split} {label} {path} missing")
                 continue
             lines.append(f"{split} {label} {path} {stat.st_size} {stat.st_mtime_ns}")
     return _sha256("\n".join(lines).encode("utf-8", "surrogateescape"))
 
 
-def _describe(path: Path, key: str) -> dict[str, Any] | None:
-    """Reads the description in a cache file; None if there is none for the key."""
+def _open(path: Path, key: str) -> tuple[IO[bytes], dict[str, Any]] | None:
+    """Opens a cache file and reads its description; None if it is not for the key.
+
+    The file stays the same when another process replaces it.
+    """
     try:
-        with path.open("rb") as file:
-            end = file.seek(-16, os.SEEK_END)
-            length, magic = int.from_bytes(file.read(8), "little"), file.read(8)
-            if magic != _MAGIC or length > end:
-                return None
-            file.seek(end - length)
-            described = json.loads(file.read(length))
-    except FileNotFoundError:
+        file = path.open("rb")
+    except PermissionError as error:
+        raise UserError(
+            f"--cache_dir: {path} cannot be read ({error.strerror}); give another"
+        ) from error
+    except OSError:
         return None
-    except (OSError, ValueError) as error:
-        if isinstance(error, PermissionError):
-            raise UserError(
-                f"--cache_dir: {path} cannot be read ({error.strerror}); give another"
-            ) from error
-        return None  # too short to be one, or damaged
-    rows = end - length == described["bytes"]
-    return described if rows and described["key"] == key else None
+    described = _describe(file)
+    if described.get("key") == key:
+        return file, described
+    file.close()
+    return None
+
+
+def _describe(file: IO[bytes]) -> dict[str, Any]:
+    """Reads the description in a cache file; empty if it is damaged."""
+    try:
+        end = file.seek(-16, os.SEEK_END)
+        length, magic = int.from_bytes(file.read(8), "little"), file.read(8)
+        if magic != _MAGIC or length > end:
+            return {}
+        file.seek(end - length)
+        described = json.loads(file.read(length))
+        return described if described["bytes"] == end - length else {}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}  # too short to be one, or damaged
 
 
 @contextlib.contextmanager
@@ -173,8 +190,8 @@ def _write(
     files: LabelledFiles,
     preprocessing: Preprocessing,
     strict: bool,
-) -> dict[str, Any]:
-    """Decodes all files into a new cache file; returns its description."""
+) -> None:
+    """Decodes all files into a new cache file."""
     count = sum(map(len, files.splits.values()))
     size = count * math.prod(preprocessing.image_shape)
     free = shutil.disk_usage(path.parent).free
@@ -201,7 +218,6 @@ def _write(
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    return described
 
 
 def _decode_all(
@@ -254,7 +270,7 @@ def _chunks(members: Sequence[File]) -> Iterator[tuple[File, ...]]:
 
 
 def _read(
-    path: Path,
+    file: IO[bytes],
     described: Mapping[str, Any],
     files: LabelledFiles,
     preprocessing: Preprocessing,
@@ -268,13 +284,14 @@ def _read(
         kept = [label for name, label in members if name not in skipped]
         shape = (len(kept), *preprocessing.image_shape)
         if kept:
-            rows: np.ndarray = np.memmap(path, np.uint8, "r", start, shape)
+            rows: np.ndarray = np.memmap(file, np.uint8, "r", start, shape)
         else:
             rows = np.empty(shape, np.uint8)  # which cannot be mapped
         pixels[split] = np.array(rows) if fits else rows
         labels[split] = np.array(kept, np.int64)
         start += len(kept) * size
-    return Pixels(pixels, labels, described["sha256"], tuple(described["skipped"]))
+    left_out = tuple((name, reason) for name, reason in described["skipped"])
+    return Pixels(pixels, labels, described["sha256"], left_out)
 
 
 def _sha256(content: bytes) -> str:

@@ -29,6 +29,7 @@ FASHION = (
 _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 _NAMED = 10  # of the files left out, in the warning
 _LABELS_FILE = "labels.txt"
+_MAX_LABELS = 2**16  # more are damage
 _MNIST_SIZES = [60_000, 10_000]
 
 
@@ -149,6 +150,7 @@ def auto(data_dir: str) -> Dataset | LabelledFiles:
             and found.name == "custom"
             and [len(found.split(split)[0]) for split in found.splits] == _MNIST_SIZES
             and found.labels == DIGITS
+            and found.train_images.shape[1:] == (IMAGE_SIZE, IMAGE_SIZE)
         ):
             return mnist(data_dir)  # raises an error that names the file that differs
         return found
@@ -238,8 +240,11 @@ def _read_arrays(
     directory = Path(directory)
     paths = _array_files(directory)
     if not paths:
-        missing = [f"{file} (or .gz)" for file in downloads.IDX_FILES]
-        missing = [each for each in missing if not (directory / each[:-9]).exists()]
+        missing = [
+            f"{file} (or .gz)"
+            for file in downloads.IDX_FILES
+            if not any((directory / f"{file}{end}").exists() for end in ("", ".gz"))
+        ]
         raise UserError(
             f"{directory} has no {', '.join(missing)}; --data_dir must hold the four "
             "IDX files, an npz file, labels.csv, or images as train/<label>/* or "
@@ -260,7 +265,7 @@ def _array_files(directory: Path) -> list[Path]:
     """The four IDX files of a directory, or its one npz file; else nothing."""
     paths = [directory / f"{file}.gz" for file in downloads.IDX_FILES]
     paths = [path if path.exists() else path.with_suffix("") for path in paths]
-    archives = sorted(directory.glob("*.npz"))
+    archives = sorted(directory.glob("[!.]*.npz"))
     if all(path.exists() for path in paths):
         return paths
     if len(archives) > 1:
@@ -279,7 +284,10 @@ def _read_npz(archive: Path) -> tuple[tuple[np.ndarray, ...], tuple[str, ...]]:
         )
     wanted = [found[key] for key in _NPZ_KEYS]
     # Keras's CIFAR-10 has labels [n, 1]; others have greyscale images [n, H, W, 1].
-    flat = [each[..., 0] if each.shape[-1:] == (1,) else each for each in wanted]
+    flat = [
+        each[..., 0] if each.ndim == axes and each.shape[-1] == 1 else each
+        for each, axes in zip(wanted, (4, 2, 4, 2), strict=True)
+    ]
     names = found.get("label_names", np.array([], str))
     return tuple(flat), tuple(names.ravel().tolist())
 
@@ -293,9 +301,23 @@ def _label_names(
         where = str(path)
         with arrays.open_file(path) as file, arrays.decoding(where):
             names = tuple(file.read(2**20).decode("utf-8-sig").splitlines())
-    highest = max((int(each.max()) for each in found[1::2] if each.size), default=0)
+    of_train = found[1]
+    counts = of_train.size and of_train.dtype.kind in "ui"  # else refused later
+    highest = int(of_train.max()) if counts else 0
+    if highest >= _MAX_LABELS:
+        raise UserError(
+            f"train labels in {directory} must be below {_MAX_LABELS:,} (got {highest})"
+        )
     if not names:
-        return DIGITS if highest < len(DIGITS) else tuple(map(str, range(highest + 1)))
+        if highest < len(DIGITS):
+            return DIGITS
+        if not any(directory.glob("[!.]*.npz")):
+            raise UserError(
+                f"train labels in {directory} must be between 0 and 9 (got "
+                f"{of_train.min()} to {highest}); name all labels in {path}"
+            )
+        return tuple(map(str, range(highest + 1)))
+    labelled.check_names(where.removeprefix("label_names in "), names)
     if len(set(names)) < len(names) or len(names) <= max(highest, 1):
         raise UserError(
             f"{where} must be different names of at least {max(highest + 1, 2)} labels "
@@ -336,9 +358,12 @@ def _decoded(
     pixels = cache.load(files, preprocessing, cache_dir, strict)
     splits: dict[str, Any] = {}
     for split, images in pixels.images.items():
-        if len(images) or split != "validation":
-            splits[f"{split}_images"] = images
-            splits[f"{split}_labels"] = pixels.labels[split]
+        if not len(images):
+            reasons = dict(pixels.skipped)
+            first = next(reasons[path] for path, _ in files.splits[split])
+            raise UserError(f"no {split} image in {files.origin} can be read: {first}")
+        splits[f"{split}_images"] = images
+        splits[f"{split}_labels"] = pixels.labels[split]
     return Dataset(
         "custom",
         files.origin,
@@ -383,7 +408,7 @@ def _check(
 ) -> None:
     """Checks the arrays of a split; `shape` is that of a training image."""
     is_image = len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
-    if images.dtype != np.uint8 or not is_image or not len(images) or 0 in shape:
+    if images.dtype != np.uint8 or not is_image or not images.size:
         raise UserError(
             f"{split} images in {dataset.origin} must be uint8 [n, H, W] or "
             f"[n, H, W, 3], n at least 1 (got {images.dtype} {list(images.shape)})"
@@ -409,5 +434,6 @@ def _check(
 def _array_sha256(array: np.ndarray) -> str:
     if array.dtype.kind in "ui":
         # Files store labels in several integer types.
-        array = array.astype(np.uint8, copy=False)
+        fits = not array.size or (array.min() >= 0 and array.max() <= 255)
+        array = array.astype(np.uint8 if fits else np.int64, copy=False)
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

@@ -1,13 +1,13 @@
 """Downloads the published data sets and knows their checksums."""
 
 import os
-import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from mnist_tf.errors import UserError
 
-# In the order of `Dataset.arrays`.
+# Images and labels to train on, and those of the test.
 IDX_FILES = (
     "train-images-idx3-ubyte", "train-labels-idx1-ubyte",
     "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
@@ -87,11 +87,19 @@ def download_and_unpack(url: str, sha256: str, directory: Path) -> None:
         return
     address, _, file = url.rpartition("/")
     archive = _retrieve(file, (f"{address}/",), sha256, directory.parent)
-    unpacking = directory.with_name(f"{directory.name}.tmp")
-    shutil.rmtree(unpacking, ignore_errors=True)
-    with tarfile.open(archive) as tar:
-        tar.extractall(unpacking, filter="data")
-    os.rename(unpacking, directory)
+    try:
+        with (
+            tempfile.TemporaryDirectory(dir=directory.parent) as folder,
+            tarfile.open(archive) as tar,
+        ):
+            unpacked = os.path.join(folder, directory.name)
+            tar.extractall(unpacked, filter="data")
+            os.rename(unpacked, directory)
+    except (OSError, tarfile.TarError) as error:
+        if not directory.is_dir():  # else another process was faster
+            raise UserError(
+                f"{archive} cannot be unpacked ({error}); free some space"
+            ) from error
 
 
 def _retrieve(file: str, mirrors: Sequence[str], checksum: str, cache: Path) -> str:

@@ -32,6 +32,8 @@ T = TypeVar("T")
 def find_files(names: Iterable[str]) -> Iterator[str]:
     """Finds the files to read: each name itself or, recursively, a directory's files.
 
+    Hidden files are left out: what systems and editors write beside images.
+
     Raises:
       UserError: a directory has no image files and no npy or npz files.
     """
@@ -43,6 +45,7 @@ def find_files(names: Iterable[str]) -> Iterator[str]:
         found = sorted(
             path for path in Path(name).rglob("*")
             if path.suffix.lower() in suffixes and path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(name).parts)
         )  # fmt: skip
         if not found:
             raise UserError(f"{name} has no {', '.join(suffixes)} file")
@@ -115,16 +118,18 @@ def from_array(
       UserError: the shape or the values are different.
     """
     method = _method(preprocessing, preprocess)
-    batch = _to_batch(array, name, preprocessing)
-    if method == "photo" and batch.size:
-        return fitted(_to_uint8(batch, array, name), preprocessing)
-    if batch.shape[1:] != preprocessing.image_shape:
-        shape = list(preprocessing.image_shape)
-        raise UserError(
-            f"{name} must have shape {shape} or {['n', *shape]} (got "
-            f"{list(array.shape)})".replace("'n'", "n")
-        )
+    batch = _to_batch(array, preprocessing)
+    if method == "photo":
+        fits, shapes = batch is not None, "[H, W], [n, H, W], [H, W, 3] or [n, H, W, 3]"
+    else:
+        fits = batch is not None and batch.shape[1:] == preprocessing.image_shape
+        sides = ", ".join(map(str, preprocessing.image_shape))
+        shapes = f"[{sides}] or [n, {sides}]"
+    if batch is None or not fits:
+        raise UserError(f"{name} must have shape {shapes} (got {list(array.shape)})")
     pixels = _to_uint8(batch, array, name)
+    if method == "photo":
+        return fitted(pixels, preprocessing)
     if preprocess == "digits":
         return np.stack([digits.normalise(image) for image in pixels])
     return pixels
@@ -213,8 +218,8 @@ def _read(
     return from_image_file(file, name, preprocessing, preprocess)[np.newaxis]
 
 
-def _to_batch(array: np.ndarray, name: str, preprocessing: Preprocessing) -> np.ndarray:
-    """Views an array of one or more images as [n, H, W] or [n, H, W, 3]."""
+def _to_batch(array: np.ndarray, preprocessing: Preprocessing) -> np.ndarray | None:
+    """Views an array of images as [n, H, W] or [n, H, W, 3]; None if it is neither."""
     shape, expected = array.shape, preprocessing.image_shape
     is_batch = array.ndim == 4 or (array.ndim == 3 and shape[1:] == expected)
     if not is_batch and array.ndim == 3 and shape[-1] not in (1, 3):
@@ -224,10 +229,7 @@ def _to_batch(array: np.ndarray, name: str, preprocessing: Preprocessing) -> np.
         batch = batch[..., 0]
     color = batch.ndim == 4 and batch.shape[-1] == 3
     if (batch.ndim != 3 and not color) or 0 in batch.shape[1:]:
-        raise UserError(
-            f"{name} must have shape [H, W], [n, H, W], [H, W, 3] or [n, H, W, 3] (got "
-            f"{list(shape)})"
-        )
+        return None
     return batch
 
 

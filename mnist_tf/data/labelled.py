@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from mnist_tf.errors import UserError, unknown_name
 CSV = "labels.csv"
 SPLITS = ("train", "validation", "test")
 
+_MISNAMED = ("val", "valid")  # what others call validation
 _COLUMNS = ("file", "label", "split")
 _TEST_FRACTION = 0.1  # of the images, where no split is called test
 _TEST_SEED = 0  # not the run's, so that every run has the same test images
@@ -57,14 +59,8 @@ def find(directory: Path) -> LabelledFiles:
     """
     if (directory / CSV).exists():
         found = _read_csv(directory / CSV)
-    elif (directory / "train").is_dir():
-        found = {
-            split: list(_labelled(directory / split))
-            for split in SPLITS
-            if (directory / split).is_dir()
-        }
     else:
-        found = {"train": list(_labelled(directory))}
+        found = _read_folders(directory)
     if not found.get("train"):
         raise UserError(
             f"{directory} has no training images; it must hold train/<label>/* or "
@@ -79,7 +75,7 @@ def find(directory: Path) -> LabelledFiles:
                 known = unknown_name("label", label, labels)
                 raise UserError(f"{path}: {known}; the training images have none of it")
         splits[split] = [(path, indices[label]) for path, label in files]
-    warning = _similar(labels)
+    warnings = (_similar(labels), _loose(directory))
     if not splits.get("test"):
         of_label = np.array([label for _, label in splits["train"]])
         kept, held_out = stratified_split(of_label, _TEST_FRACTION, _TEST_SEED)
@@ -90,16 +86,26 @@ def find(directory: Path) -> LabelledFiles:
             )
         splits["train"] = [whole[index] for index in kept]
         splits["test"] = [whole[index] for index in held_out]
+    warning = "; ".join(filter(None, warnings))
     return LabelledFiles(str(directory), labels, splits, warning)
+
+
+def check_names(where: str, names: Iterable[str]) -> None:
+    """Rejects names of labels that cannot be printed in one line.
+
+    Raises:
+      UserError: one of them is empty or has unprintable characters.
+    """
+    for name in names:
+        if not name.isprintable() or not name.strip():
+            raise UserError(
+                f"labels in {where} must be printable (got {name!r}); rename it"
+            )
 
 
 def _labels(directory: Path, names: set[str]) -> tuple[str, ...]:
     """Orders the labels, by number if all are numbers."""
-    for name in names:
-        if not name.isprintable() or not name.strip():
-            raise UserError(
-                f"labels in {directory} must be printable (got {name!r}); rename it"
-            )
+    check_names(str(directory), sorted(names))
     if len(names) == 1:
         raise UserError(
             f"{directory} must have at least two labels (got {next(iter(names))!r})"
@@ -116,38 +122,105 @@ def _similar(labels: Iterable[str]) -> str:
     return f"the labels {names} differ in upper and lower case only" if similar else ""
 
 
-def _folders(directory: Path) -> Iterator[os.DirEntry]:
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_dir() and not entry.name.startswith("."):
-                yield entry
+def _loose(directory: Path) -> str:
+    """Warns of image files beside the folders of the labels."""
+    if (directory / CSV).exists():
+        return ""
+    places = [directory, *(directory / split for split in SPLITS)]
+    loose = [
+        str(place / name)
+        for place in places
+        if place.is_dir()
+        for name in sorted(_names(place))
+        if _is_image(name) and (place / name).is_file()
+    ]
+    if not loose:
+        return ""
+    return f"left out {len(loose):,} images without a label, such as {loose[0]}"
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(images.SUFFIXES) and not name.startswith(".")
+
+
+def _folders(directory: Path) -> list[str]:
+    """The names of the folders in a directory that are not hidden, in order."""
+    return [
+        name
+        for name in sorted(_names(directory))
+        if not name.startswith(".") and os.path.isdir(directory / name)
+    ]
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: OSError) -> UserError:
+    return UserError(f"{error.filename} cannot be read ({error.strerror})")
+
+
+def _read_folders(directory: Path) -> dict[str, list[tuple[str, str]]]:
+    """Finds file and label of each image by the folders they are in."""
+    folders = _folders(directory)
+    if "train" not in folders:
+        for split in SPLITS:
+            if split in folders:
+                raise UserError(
+                    f"{directory} has the folder {split} but no folder train; it must "
+                    "hold train/<label>/* or <label>/*"
+                )
+        return {"train": list(_labelled(directory))}
+    for name in folders:
+        if name in _MISNAMED:
+            raise UserError(
+                f"{directory / name} is not read; rename it to validation, or move it "
+                "elsewhere"
+            )
+    found = {
+        split: list(_labelled(directory / split))
+        for split in SPLITS
+        if split in folders
+    }
+    for split, files in found.items():
+        if not files:
+            raise UserError(
+                f"{directory / split} has no <label>/*; put its images in folders that "
+                "are named after the labels, or move it elsewhere"
+            )
+    return found
 
 
 def _labelled(directory: Path) -> Iterator[tuple[str, str]]:
     """The image files of a split, in order, each with the name of its label."""
-    for folder in sorted(_folders(directory), key=lambda entry: entry.name):
-        files = sorted(_image_files(folder.path))
+    for label in _folders(directory):
+        files = sorted(_image_files(os.path.join(directory, label)))
         if not files:
             raise UserError(
-                f"{folder.path} has no {', '.join(images.SUFFIXES)} file; add images "
-                "of this label or remove the folder"
+                f"{directory / label} has no {', '.join(images.SUFFIXES)} file; add "
+                "images of this label or remove the folder"
             )
         for path in files:
-            yield path, folder.name
+            yield path, label
 
 
 def _image_files(folder: str) -> Iterator[str]:
+    def refuse(error: OSError) -> None:
+        raise _unreadable(error) from error
+
     # `os.walk` and strings: objects would take longer than decoding small images.
-    for where, _, names in os.walk(folder):
-        for name in names:
-            if name.lower().endswith(images.SUFFIXES) and not name.startswith("."):
-                yield os.path.join(where, name)
+    for where, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(where, name) for name in names if _is_image(name))
 
 
 def _read_csv(path: Path) -> dict[str, list[tuple[str, str]]]:
     """Reads file, label and split of each row; files are relative to the table."""
-    with arrays.open_file(path) as file:
-        content = file.read(arrays.MAX_BYTES)
+    with arrays.open_file(path) as table:
+        content = table.read(arrays.MAX_BYTES)
     try:
         text = content.decode("utf-8-sig")  # spreadsheets write a byte-order mark
     except UnicodeDecodeError as error:
@@ -155,9 +228,10 @@ def _read_csv(path: Path) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
     lines: dict[str, int] = {}
     try:
-        rows = csv.DictReader(text.splitlines(keepends=True), strict=True)
+        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         columns = rows.fieldnames or []
-        if not {"file", "label"} <= set(columns) <= set(_COLUMNS):
+        twice = len(set(columns)) < len(columns)
+        if twice or not {"file", "label"} <= set(columns) <= set(_COLUMNS):
             raise UserError(
                 f"{path} must have the columns file, label and, if you like, split "
                 f"(got {', '.join(columns) or 'nothing'})"
@@ -169,11 +243,14 @@ def _read_csv(path: Path) -> dict[str, list[tuple[str, str]]]:
             name, label, split = row["file"], row["label"], row.get("split", "train")
             if split not in SPLITS:
                 raise UserError(f"{where}: {unknown_name('split', split, SPLITS)}")
-            if name in lines:
-                first = lines[name]
+            if not label.strip():
+                raise UserError(f"{where} has no label; fill it in or remove the line")
+            file = os.path.normpath(path.parent / name)  # ./a.png is a.png
+            if file in lines:
+                first = lines[file]
                 raise UserError(f"{where} repeats the file {name} of line {first}")
-            lines[name] = rows.line_num
-            found.setdefault(split, []).append((str(path.parent / name), label))
+            lines[file] = rows.line_num
+            found.setdefault(split, []).append((file, label))
     except csv.Error as error:
         raise UserError(f"{path} is damaged ({error})") from error
     return found

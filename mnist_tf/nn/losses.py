@@ -24,7 +24,7 @@ def cross_entropy(
     Returns:
       float32 [B].
     """
-    classes = logits.shape[-1]
+    labels, classes = tf.convert_to_tensor(labels), logits.shape[-1]
     off_value = label_smoothing / classes
     if labels.dtype.is_floating:
         targets = labels * (1.0 - label_smoothing) + off_value

@@ -37,15 +37,16 @@ def initialize(
     weights = _by_name(getattr(loaded, "network", loaded))
     same_labels = tuple(labels) == source.labels
     head = [] if same_labels else [id(weight) for weight in _head(model).weights]
-    taken, new = 0, []
+    taken, kernels, new = 0, 0, []
     for name, weight in _by_name(model).items():
         fits = name in weights and weights[name].shape == weight.shape
         if fits and id(weight) not in head:
             weight.assign(weights[name])
             taken += 1
+            kernels += len(weight.shape) > 1
         else:
             new.append(name)
-    if not taken:
+    if not kernels:  # the bias of the output layer fits any network
         raise UserError(
             f"--init_from={model_dir}: no weight of that {source.config.model!r} "
             "network fits this one; use the same --model and its settings"
@@ -66,8 +67,12 @@ def freeze_all_but_head(model: keras.Model) -> None:
       UserError: the network has no such attribute.
     """
     head = _head(model)
-    model.trainable = False
-    head.trainable = True
+    # Not by `model.trainable`, without which Keras lists no weight, the head's neither.
+    for layer in model.layers:
+        layer.trainable = layer is head
+    of_head = {id(weight) for weight in head.weights}
+    for weight in model.trainable_weights:
+        weight.trainable = id(weight) in of_head
 
 
 def _head(model: keras.Model) -> keras.layers.Layer:

@@ -34,7 +34,9 @@ def test_drawn_digits_cost_little_accuracy(predictor, digits, style):
     random = np.random.default_rng(1)
     drawn = [
         images.from_bytes(
-            encoded(Image.fromarray(style(digit, random)), "PNG"), "drawn"
+            encoded(Image.fromarray(style(digit, random)), "PNG"),
+            "drawn",
+            predictor.preprocessing,
         )
         for digit in digits[0]
     ]

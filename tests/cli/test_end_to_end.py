@@ -97,7 +97,7 @@ class TestTrain:
 
     def test_config_json_describes_the_model(self, out):
         config = json.loads((out / "config.json").read_text())
-        assert config["schema_version"] == 2
+        assert config["schema_version"] == 3
         assert config["config"]["epochs"] == 4
         assert config["config"]["augment"] == "affine"
         assert config["dataset"]["name"] == "sample"

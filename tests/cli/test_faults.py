@@ -39,8 +39,8 @@ FLAGS = {
     "--model=cmn": "--model must be one of cnn, fc, rnn (got 'cmn'; did you mean "
     "'cnn'?)",
     "--model=": "--model must be one of cnn, fc, rnn (got '')",
-    "--dataset=minst": "--dataset must be one of auto, mnist, fashion_mnist, sample, "
-    "custom (got 'minst'; did you mean 'mnist'?)",
+    "--dataset=minst": "--dataset must be one of auto, mnist, fashion_mnist, cifar10, "
+    "sample, custom (got 'minst'; did you mean 'mnist'?)",
     "--optimizer=sdg": "(got 'sdg'; did you mean 'sgd'?)",
     "--filters=": "--filters must be a comma-separated list of integers (got '')",
     "--validation_split=1": "--validation_split must be at least 0 and less than 1 "
@@ -139,7 +139,7 @@ DATA_FAULTS = {
     ),
     "another image size": (
         lambda path: rewrite(path, poke(4, struct.pack(">III", 4500, 14, 56))),
-        "(got uint8 [4500, 14, 56])",
+        "must have the shape of the training images, [14, 56] (got [28, 28])",
     ),
 }
 
@@ -186,7 +186,7 @@ PREDICT_FLAGS = [
     (["--reject_below=2", "x.npy"], "the range [0.0, 1.0] (got '2')"),
     (["--reject_below=nan", "x.npy"], "the range [0.0, 1.0] (got 'nan')"),
     (["--reject_below=much", "x.npy"], "the range [0.0, 1.0] (got 'much')"),
-    (["--preprocess=mnits", "x.npy"], "did you mean 'mnist'?"),
+    (["--preprocess=digit", "x.npy"], "did you mean 'digits'?"),
     (["--format=xml", "x.npy"], "--format must be one of table, json, csv "),
     (["--runtime=onnx", "x.npy"], "--runtime must be one of auto, litert, "),
     (["--modeldir=x", "x.npy"], "did you mean --model_dir?"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_tf.data import datasets, downloads
+from mnist_tf.data import Preprocessing, datasets, downloads
 from tests.conftest import IDX_FILES, refusal, write_idx
 
 NO_IMAGES = {"x_test": np.zeros((0, 28, 28), np.uint8), "y_test": np.zeros(0, int)}
@@ -24,15 +24,19 @@ DATASETS["letters"] = letters
 
 
 def load(directory, name="custom"):
-    return datasets.load(name, str(directory))
+    return datasets.load(name, str(directory), cache_dir=f"{directory}.cache")
 
 
 def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
+def flat(dataset):
+    return (*dataset.split("train"), *dataset.split("test"))
+
+
 def assert_equal(dataset, arrays):
-    for found, expected in zip(dataset.arrays, arrays, strict=True):
+    for found, expected in zip(flat(dataset), arrays, strict=True):
         np.testing.assert_array_equal(found, expected)
         assert found.dtype == (np.uint8 if found.ndim == 3 else np.int64)
 
@@ -89,7 +93,7 @@ def test_the_sample_has_450_training_and_50_test_digits_of_each_class(sample):
     assert np.bincount(sample.test_labels).tolist() == [50] * 10
     assert sample.labels == tuple("0123456789")
     assert sample.warning == ""
-    assert_equal(sample, sample.arrays)
+    assert sample.preprocessing == Preprocessing("digits", 28, 28, "grayscale")
 
 
 def test_the_sample_cannot_be_read_from_a_directory(tmp_path):
@@ -125,7 +129,7 @@ def test_auto_reads_data_dir(idx_folder, arrays):
 
 def test_auto_warns_and_uses_the_sample_without_network_and_cache(offline, sample):
     dataset = datasets.load("auto")
-    assert_equal(dataset, sample.arrays)
+    assert_equal(dataset, flat(sample))
     assert dataset.name == "sample"
     assert "(cannot download train-images" in dataset.warning
     assert "using the 5,000 digits that ship with the project" in dataset.warning
@@ -209,14 +213,17 @@ def test_a_new_data_set_is_a_function_and_a_line(tmp_path, idx_folder, arrays):
         ({"y_train": np.full(200, 3.5)},
          "train labels in {} must be integers (got float64)"),
         ({"y_train": np.zeros(199, int)}, "(got shape [199] for 200 images)"),
-        ({"y_train": np.zeros((200, 1), int)},
-         "train labels in {} must be one per image (got shape [200, 1]"),
+        ({"y_train": np.zeros((200, 2), int)},
+         "train labels in {} must be one per image (got shape [200, 2]"),
         ({"y_train": None}, "{}/mnist.npz has no y_train; it must hold x_train, "),
         ({"x_test": np.zeros((50, 28, 28))},
-         "test images in {} must be uint8 [n, 28, 28], n at "),
-        ({"x_test": np.zeros((50, 784), np.uint8)}, "(got uint8 [50, 784])"),
+         "test images in {} must be uint8 [n, H, W] or [n, H, W, 3], n at "),
+        ({"x_test": np.zeros((50, 784), np.uint8)},
+         "must have the shape of the training images, [28, 28] (got [784])"),
+        ({"x_train": np.zeros((200, 784), np.uint8)}, "(got uint8 [200, 784])"),
         (NO_IMAGES, "n at least 1 (got uint8 [0, 28, 28])"),
-        ({"x_test": np.array(7, np.uint8)}, "(got uint8 [])"),
+        ({"x_test": np.array(7, np.uint8)}, "[28, 28] (got [])"),
+        ({"x_train": np.array(7, np.uint8)}, "(got uint8 [])"),
     ],
 )  # fmt: skip
 def test_arrays_that_are_not_images_with_labels_are_refused(save_npz, others, words):
@@ -279,14 +286,15 @@ def test_labels_that_are_numbers_are_sorted_as_numbers(save_image_files):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["train/a/x.png", "train/b/x.png"], "{} has no directory test"),
-        (["train/a/x.png", "test/b/x.png"],
-         "label in {}/test must be one of a (got 'b'"),
-        (["train/x.png", "test/x.png"], "{}/train has no <label>/*.png"),
-        (["train/a/x.png", "test/x.png"], "{}/test has no <label>/*.png"),
-        (["train/a/x.gif", "test/a/x.png"], "{}/train/a has no .png"),
+        (["train/a/x.png", "train/b/x.png"],
+         "{} needs two images of a class to hold one out for testing"),
+        (["train/a/x.png", "train/c/x.png", "test/b/x.png"],
+         "{}/test/b/x.png: label must be one of a, c (got 'b'"),
+        (["train/x.png", "test/x.png"], "{}/train has no <label>/*"),
+        (["train/a/x.png", "test/x.png"], "{}/test has no <label>/*"),
+        (["train/a/x.tiff", "test/a/x.png"], "{}/train/a has no .png"),
         (["train/a/x.png", "test/a/x.png"],
-         "{}/train must have at least two labels (got 'a')"),
+         "{} must have at least two labels (got 'a')"),
     ],
 )  # fmt: skip
 def test_image_files_that_are_not_a_data_set_are_refused(
@@ -294,3 +302,38 @@ def test_image_files_that_are_not_a_data_set_are_refused(
 ):
     directory = save_image_files(*names)
     assert refusal(load, directory).startswith(words.format(directory))
+
+
+def test_an_npz_may_have_colour_names_and_a_column_of_labels(tmp_path):
+    images = np.random.default_rng(1).integers(0, 256, (13, 5, 6, 3), np.uint8)
+    labels, names = np.arange(13)[:, np.newaxis], [f"label {n}" for n in range(13)]
+    arrays = (images, labels, images[:1], labels[:1])  # one image to test
+    named = dict(zip(NPZ_KEYS, arrays, strict=True))
+    np.savez(tmp_path / "a.npz", **named)
+    (tmp_path / "._a.npz").touch()
+    assert load(tmp_path).labels == tuple(map(str, range(13)))
+    np.savez(tmp_path / "a.npz", label_names=names, **named)
+    found = load(tmp_path)
+    assert found.labels == tuple(names)
+    assert found.preprocessing == Preprocessing("photo", 5, 6, "rgb")
+    np.testing.assert_array_equal(found.train_labels, np.arange(13))
+    np.savez(tmp_path / "a.npz", label_names=names[:12], **named)
+    assert "names of at least 13 labels" in refusal(load, tmp_path)
+    np.savez(tmp_path / "b.npz", **named)
+    assert "must hold one npz file (got a.npz, b.npz)" in refusal(load, tmp_path)
+
+
+def test_labels_above_255_have_a_checksum_of_their_own(tmp_path):
+    images = np.zeros((300, 2, 2), np.uint8)
+    labels = np.arange(300)
+    names = tuple(map(str, labels))
+    one = datasets.Dataset("x", "", names, images, labels, images, labels)
+    other = datasets.Dataset("x", "", names, images, labels % 256, images, labels)
+    assert one.sha256 != other.sha256
+
+
+def test_labels_txt_names_the_labels_of_idx_files(idx_folder):
+    (idx_folder / "labels.txt").write_text("".join(f"{c}\n" for c in "ABCDEFGHIJ"))
+    assert load(idx_folder).labels == tuple("ABCDEFGHIJ")
+    (idx_folder / "labels.txt").write_text("A\n\nB\n")
+    assert "must be printable (got '')" in refusal(load, idx_folder)

@@ -14,13 +14,15 @@ import pytest
 from hypothesis import given
 from PIL import Image
 
-from mnist_tf.data import digits, images
+from mnist_tf.data import Preprocessing, digits, images
 from mnist_tf.errors import UserError
 from tests.conftest import damaged, encoded, refusal
 
+DIGITS = Preprocessing("digits", 28, 28, "grayscale")
+
 
 def read(path, *preprocess):
-    return images.read(str(path), *preprocess)
+    return images.read(str(path), DIGITS, *preprocess)
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ class TestArrays:
     @pytest.mark.parametrize("start", [(), (1,), (3,), (28,)])
     def test_every_shape_of_images_becomes_n_28_28(self, start, end):
         array = np.random.default_rng(1).integers(256, size=(*start, 28, 28, *end))
-        found = images.from_array(array, "array")
+        found = images.from_array(array, "array", DIGITS)
         np.testing.assert_array_equal(found, array.reshape(-1, 28, 28))
 
     @pytest.mark.parametrize(
@@ -44,32 +46,34 @@ class TestArrays:
         ],
     )  # fmt: skip
     def test_other_shapes_are_refused(self, shape):
-        line = refusal(images.from_array, np.zeros(shape, np.uint8), "array")
+        line = refusal(images.from_array, np.zeros(shape, np.uint8), "array", DIGITS)
         expected = "array must have shape [28, 28] or [n, 28, 28]"
         assert line == f"{expected} (got {list(shape)})"
 
     def test_an_array_without_images_is_refused(self):
-        line = refusal(images.from_array, np.zeros((0, 28, 28), np.uint8), "array")
+        line = refusal(
+            images.from_array, np.zeros((0, 28, 28), np.uint8), "array", DIGITS
+        )
         assert line == "array must hold at least one image (got shape [0, 28, 28])"
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.uint64])
     def test_integers_are_kept(self, digit, dtype):
-        found = images.from_array(digit.astype(dtype), "array")
+        found = images.from_array(digit.astype(dtype), "array", DIGITS)
         assert found.dtype == np.uint8
         np.testing.assert_array_equal(found[0], digit)
 
     @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
     def test_floats_from_0_to_1_are_scaled_to_255(self, digit, dtype):
-        found = images.from_array((digit / 255).astype(dtype), "array")
+        found = images.from_array((digit / 255).astype(dtype), "array", DIGITS)
         assert found.dtype == np.uint8
         np.testing.assert_array_equal(found[0], digit)
 
     def test_floats_are_rounded_to_the_nearest_integer(self):
         array = np.full((28, 28), 3.6 / 255)
-        assert np.unique(images.from_array(array, "array")) == [4]
+        assert np.unique(images.from_array(array, "array", DIGITS)) == [4]
 
     def test_true_is_255(self, digit):
-        found = images.from_array(digit > 100, "array")
+        found = images.from_array(digit > 100, "array", DIGITS)
         np.testing.assert_array_equal(found[0], (digit > 100) * 255)
 
     @pytest.mark.parametrize(
@@ -88,19 +92,19 @@ class TestArrays:
     def test_values_out_of_range_are_refused(self, value, words):
         array = np.zeros((28, 28), type(value))
         array[3, 4] = value
-        assert words in refusal(images.from_array, array, "array")
+        assert words in refusal(images.from_array, array, "array", DIGITS)
 
     @pytest.mark.parametrize("preprocess", images.PREPROCESS)
-    def test_only_mnist_preprocessing_changes_an_array(self, digit, preprocess):
+    def test_only_digits_preprocessing_changes_an_array(self, digit, preprocess):
         dark = 255 - digit
-        (found,) = images.from_array(dark, "array", preprocess)
-        expected = digits.normalise(dark) if preprocess == "mnist" else dark
+        (found,) = images.from_array(dark, "array", DIGITS, preprocess)
+        expected = digits.normalise(dark) if preprocess == "digits" else dark
         np.testing.assert_array_equal(found, expected)
 
     def test_an_unknown_preprocessing_is_refused(self, digit):
-        line = refusal(images.from_array, digit, "array", "mnits")
-        known = "preprocess must be one of auto, mnist, none"
-        assert line == f"{known} (got 'mnits'; did you mean 'mnist'?)"
+        line = refusal(images.from_array, digit, "array", DIGITS, "digit")
+        known = "preprocess must be one of auto, digits, photo, none"
+        assert line == f"{known} (got 'digit'; did you mean 'digits'?)"
 
     @pytest.mark.parametrize("names", [["only"], ["images"], ["other", "images"]])
     def test_an_npz_holds_one_array_or_one_named_images(self, tmp_path, digit, names):
@@ -165,7 +169,9 @@ class TestImageFiles:
         for image in np.concatenate([sample.train_images, sample.test_images]):
             grey = image if ink == "light" else 255 - image
             content = encoded(Image.fromarray(grey), "BMP")
-            np.testing.assert_array_equal(images.from_bytes(content, "b")[0], image)
+            np.testing.assert_array_equal(
+                images.from_bytes(content, "b", DIGITS)[0], image
+            )
 
     @pytest.mark.parametrize("ink", [0, 255])
     @pytest.mark.parametrize("noise", [0, 20])
@@ -173,7 +179,9 @@ class TestImageFiles:
         grey = 120 + (ink - 120) * (digit / 255)
         grey += np.random.default_rng(1).normal(0, noise, grey.shape)
         grey = np.clip(grey, 0, 255).astype(np.uint8)
-        (found,) = images.from_bytes(encoded(Image.fromarray(grey), "PNG"), "image")
+        (found,) = images.from_bytes(
+            encoded(Image.fromarray(grey), "PNG"), "image", DIGITS
+        )
         np.testing.assert_array_equal(found, digits.normalise(grey))
 
     @pytest.mark.parametrize(("background", "kept"), [(8, True), (9, False)])
@@ -181,7 +189,7 @@ class TestImageFiles:
         grey = np.maximum(digit, background)
         for image in (grey, 255 - grey):
             content = encoded(Image.fromarray(image), "PNG")
-            (found,) = images.from_bytes(content, "image")
+            (found,) = images.from_bytes(content, "image", DIGITS)
             assert np.array_equal(found, grey) == kept
 
     @pytest.mark.parametrize("brightest", [254, 100])
@@ -191,7 +199,9 @@ class TestImageFiles:
             grey = np.full((28, 28), border, np.uint8)
             grey[1:-1, 1:-1] = 0
             grey[8:20, 12:16] = brightest
-            found = images.from_bytes(encoded(Image.fromarray(grey), "PNG"), "image")
+            found = images.from_bytes(
+                encoded(Image.fromarray(grey), "PNG"), "image", DIGITS
+            )
             assert np.array_equal(found[0], grey) == (border == middle)
 
     @pytest.mark.parametrize("turns", range(4))
@@ -200,12 +210,14 @@ class TestImageFiles:
         stroke[:8], stroke[8:, 13:15] = 255, 255
         stroke = np.rot90(stroke, turns)
         content = encoded(Image.fromarray(255 - stroke), "PNG")
-        np.testing.assert_array_equal(images.from_bytes(content, "image")[0], stroke)
+        np.testing.assert_array_equal(
+            images.from_bytes(content, "image", DIGITS)[0], stroke
+        )
 
     @pytest.mark.parametrize("grey", [0, 100, 255])
     def test_a_blank_image_of_28x28_is_all_0(self, grey):
         content = encoded(Image.new("L", (28, 28), grey), "PNG")
-        assert not images.from_bytes(content, "image").any()
+        assert not images.from_bytes(content, "image", DIGITS).any()
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_every_kind_of_png_is_read(self, tmp_path, digit, kind):
@@ -221,38 +233,38 @@ class TestImageFiles:
         assert np.abs(difference).max() < 32
 
     @pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP"])
-    @pytest.mark.parametrize("preprocess", ["auto", "mnist"])
+    @pytest.mark.parametrize("preprocess", ["auto", "digits"])
     def test_other_sizes_are_normalised(self, large, form, preprocess):
-        (found,) = images.from_bytes(encoded(large, form), "image", preprocess)
+        (found,) = images.from_bytes(encoded(large, form), "image", DIGITS, preprocess)
         decoded = np.asarray(Image.open(io.BytesIO(encoded(large, form))))
         np.testing.assert_array_equal(found, digits.normalise(decoded))
 
-    def test_mnist_preprocessing_normalises_28x28_pixels_too(self, digit):
+    def test_digits_preprocessing_normalises_28x28_pixels_too(self, digit):
         shifted = np.roll(digit, 3)
         content = encoded(Image.fromarray(shifted), "PNG")
-        (found,) = images.from_bytes(content, "image", "mnist")
+        (found,) = images.from_bytes(content, "image", DIGITS, "digits")
         np.testing.assert_array_equal(found, digits.normalise(shifted))
 
     def test_16_bits_per_pixel_are_normalised_like_8(self, large):
         wide = Image.fromarray(np.asarray(large).astype(np.uint16) * 257)
-        (found,) = images.from_bytes(encoded(wide, "PNG"), "image")
+        (found,) = images.from_bytes(encoded(wide, "PNG"), "image", DIGITS)
         np.testing.assert_array_equal(found, digits.normalise(np.asarray(large)))
 
     def test_exif_orientation_is_applied(self, large):
         exif = Image.Exif()
         exif[0x0112] = 6  # rotate to the right
         left = large.transpose(Image.Transpose.ROTATE_90)
-        (found,) = images.from_bytes(encoded(left, "PNG", exif=exif), "image")
+        (found,) = images.from_bytes(encoded(left, "PNG", exif=exif), "image", DIGITS)
         np.testing.assert_array_equal(found, digits.normalise(np.asarray(large)))
 
     def test_without_preprocessing_the_polarity_is_kept(self, digit):
         content = encoded(Image.fromarray(255 - digit), "PNG")
-        (found,) = images.from_bytes(content, "image", "none")
+        (found,) = images.from_bytes(content, "image", DIGITS, "none")
         np.testing.assert_array_equal(found, 255 - digit)
 
     def test_without_preprocessing_28x28_pixels_are_required(self, large):
         content = encoded(large.resize((400, 300)), "PNG")
-        line = refusal(images.from_bytes, content, "body", "none")
+        line = refusal(images.from_bytes, content, "body", DIGITS, "none")
         expected = "body must have 28x28 pixels with preprocess=none (got 400x300)"
         assert line == expected
 
@@ -260,14 +272,14 @@ class TestImageFiles:
 class TestFiles:
     def test_a_path_and_its_content_are_read_alike(self, tmp_path, large):
         large.save(tmp_path / "page.png")
-        found = images.from_bytes((tmp_path / "page.png").read_bytes(), "page")
+        found = images.from_bytes((tmp_path / "page.png").read_bytes(), "page", DIGITS)
         np.testing.assert_array_equal(found, read(tmp_path / "page.png"))
 
     def test_a_minus_is_standard_input(self, monkeypatch, digit):
         content = encoded(Image.fromarray(digit), "PNG")
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-        np.testing.assert_array_equal(images.read("-"), digit[np.newaxis])
-        assert refusal(images.read, "-") == "standard input is empty"
+        np.testing.assert_array_equal(images.read("-", DIGITS), digit[np.newaxis])
+        assert refusal(images.read, "-", DIGITS) == "standard input is empty"
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
     def test_a_pipe_is_read_like_standard_input(self, tmp_path, digit):
@@ -292,8 +304,10 @@ class TestFiles:
 
     def test_a_directory_without_images_is_refused(self, tmp_path):
         (tmp_path / "notes.txt").touch()
+        (tmp_path / ".hidden.png").touch()
         line = refusal(lambda path: list(images.find_files([str(path)])), tmp_path)
-        assert line == f"{tmp_path} has no .png, .jpg, .jpeg, .bmp, .npy, .npz file"
+        known = ".png, .jpg, .jpeg, .bmp, .webp, .gif"
+        assert line == f"{tmp_path} has no {known}, .npy, .npz file"
 
 
 SHADES = Image.linear_gradient("L")
@@ -301,11 +315,15 @@ EXIF = Image.Exif()
 EXIF.update({0x0112: 6, 0x010E: "a text, and in odd.jpg a resolution"})
 PNG, BMP = encoded(SHADES, "PNG"), encoded(SHADES, "BMP")
 JPEG = encoded(SHADES, "JPEG", exif=EXIF)
+GIF, WEBP = encoded(SHADES, "GIF"), encoded(SHADES, "WEBP", lossless=True)
+KINDS_READ = "must be an npy, npz, PNG, JPEG, BMP, WebP or GIF file"
 FAULTS = {
+    "cut.gif": (GIF[: len(GIF) // 2], "is damaged: "),
+    "cut.webp": (WEBP[: len(WEBP) // 2], "is damaged: "),
     "empty.png": (b"", "is empty"),
-    "text.png": (b"no image", "must be an npy, npz, PNG, JPEG or BMP file"),
-    "gif.png": (encoded(SHADES, "GIF"), "must be an npy, npz, PNG, JPEG or BMP file"),
-    "svg.png": (b"<svg/>", "must be an npy, npz, PNG, JPEG or BMP file"),
+    "text.png": (b"no image", KINDS_READ),
+    "tiff.png": (encoded(SHADES, "TIFF"), KINDS_READ),
+    "svg.png": (b"<svg/>", KINDS_READ),
     "cut.png": (PNG[: len(PNG) // 2], "is damaged: "),
     "cut.jpg": (JPEG[: len(JPEG) // 2], "is damaged: "),
     "cut.bmp": (BMP[: len(BMP) // 2], "is damaged: "),
@@ -321,14 +339,14 @@ class TestFaults:
     def test_a_file_that_is_not_an_image_is_refused(self, tmp_path, name):
         content, words = FAULTS[name]
         (tmp_path / name).write_bytes(content)
-        line = refusal(images.read, tmp_path / name)
+        line = refusal(images.read, tmp_path / name, DIGITS)
         assert line.startswith(f"{tmp_path / name} {words}")
 
     @pytest.mark.parametrize(
         ("name", "words"), [("none.png", "does not exist"), ("", "is a directory")]
     )
     def test_a_missing_file_is_refused(self, tmp_path, name, words):
-        line = refusal(images.read, tmp_path / name)
+        line = refusal(images.read, tmp_path / name, DIGITS)
         assert line.startswith(f"{tmp_path / name} {words}")
 
     @pytest.mark.parametrize("side", [8001, 10_000, 20_000, 2**31 - 1])
@@ -339,11 +357,11 @@ class TestFaults:
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT" + bytes(4))
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # would be a second line on the terminal
-            line = refusal(images.read, path)
+            line = refusal(images.read, path, DIGITS)
         assert line.startswith(f"{path} must have at most 64,000,000 pixels")
 
-    @given(damaged(PNG, JPEG, BMP))
+    @given(damaged(PNG, JPEG, BMP, GIF, WEBP))
     def test_any_bytes_are_an_image_or_refused(self, content):
         with contextlib.suppress(UserError), warnings.catch_warnings(action="ignore"):
-            image = images.from_image_file(io.BytesIO(content), "image")
+            image = images.from_image_file(io.BytesIO(content), "image", DIGITS)
             assert (image.shape, image.dtype) == ((28, 28), np.uint8)

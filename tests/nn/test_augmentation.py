@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnist_tf.nn.augmentation import Augmentation, augment
+from mnist_tf.nn.augmentation import Augmentation, augment, mixup
 
 CENTRE = 13.5  # of 28 rows or columns
 
@@ -102,3 +102,67 @@ def test_rotation_and_shear_keep_the_centre(limits):
     assert np.abs(offsets(turned)).max() < 0.15
     changed = np.asarray(turned) != np.asarray(squares())
     assert changed.any(axis=(1, 2, 3)).all()
+
+
+def noise(count=400, channels=3):
+    shape = (count, 8, 10, channels)
+    pixels = np.random.default_rng(0).integers(60, 190, shape)
+    return tf.constant(pixels, tf.uint8)
+
+
+KINDS = {"flip": True, "color_jitter": 0.2, "cutout": 3}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_kind_keeps_shape_and_dtype_and_follows_the_seed(kind, channels):
+    limits, images = Augmentation(**{kind: KINDS[kind]}), noise(channels=channels)
+    one, same, other = (
+        augment(images, limits, seed) for seed in ([1, 2], [1, 2], [1, 3])
+    )
+    assert (one.shape, one.dtype) == (images.shape, images.dtype)
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_half_of_the_images_are_mirrored():
+    images = noise().numpy()
+    found = augment(images, Augmentation(flip=True), [1, 2]).numpy()
+    same = (found == images).all(axis=(1, 2, 3))
+    assert (same | (found == images[:, :, ::-1]).all(axis=(1, 2, 3))).all()
+    assert 0.4 < same.mean() < 0.6
+
+
+def test_a_cutout_is_one_square_of_at_most_its_side():
+    found = augment(noise(), Augmentation(cutout=3), [1, 2]).numpy()
+    black = (found == 0).all(axis=-1)
+    np.testing.assert_array_equal(found[~black], noise().numpy()[~black])
+    rows, columns = black.any(axis=2).sum(axis=1), black.any(axis=1).sum(axis=1)
+    np.testing.assert_array_equal(black.sum(axis=(1, 2)), rows * columns)
+    assert (rows.max(), columns.max(), rows.min()) == (3, 3, 2)
+
+
+def test_brightness_stays_within_the_limit():
+    grey = tf.fill([500, 4, 4, 3], tf.constant(100, tf.uint8))
+    found = augment(grey, Augmentation(color_jitter=0.2), [1, 2]).numpy()
+    assert 79 < found.min() < 82
+    assert 118 < found.max() < 121
+
+
+def test_one_kind_does_not_depend_on_another():
+    images = noise()
+    cut = augment(images, Augmentation(cutout=3), [1, 2]).numpy() == 0
+    both = augment(images, Augmentation(cutout=3, color_jitter=0.1), [1, 2]).numpy()
+    np.testing.assert_array_equal(cut, both == 0)
+
+
+def test_mixed_labels_follow_the_mixed_pixels():
+    images = np.zeros((50, 2, 2, 1), np.uint8)
+    images[:25] = 200
+    labels = (np.arange(50) < 25).astype(int)
+    mixed, targets = mixup(tf.constant(images), labels, 0.4, 2, [1, 2])
+    assert mixed.dtype == tf.uint8
+    np.testing.assert_allclose(targets.numpy().sum(axis=1), 1, rtol=1e-6)
+    expected = 200 * targets.numpy()[:, 1]
+    np.testing.assert_allclose(mixed[:, 0, 0, 0], expected, atol=0.51)
+    assert targets.numpy()[:, 1].std() > 0.1

@@ -38,3 +38,20 @@ def test_balanced_weights_give_each_class_the_same_part():
     weights = balanced_weights(labels, 4)
     assert weights == [8 / 2 / 6, 0.0, 8 / 2 / 2, 0.0]
     assert np.take(weights, labels).mean() == 1.0
+
+
+@pytest.mark.parametrize("weights", [None, [2.0, 0.5, 9.0]])
+def test_soft_labels_of_one_class_are_like_that_class(weights):
+    soft = np.eye(3, dtype=np.float32)[LABELS]
+    np.testing.assert_allclose(
+        cross_entropy(soft, LOGITS, 0.1, weights),
+        cross_entropy(LABELS, LOGITS, 0.1, weights),
+        1e-6,
+    )
+
+
+def test_the_loss_of_a_mixture_is_the_mixture_of_the_losses():
+    soft = np.array([[0.25, 0.75, 0.0]], np.float32)
+    one, other = (float(cross_entropy([label], LOGITS[:1])[0]) for label in (0, 1))
+    found = float(cross_entropy(soft, LOGITS[:1])[0])
+    assert found == pytest.approx(0.25 * one + 0.75 * other, rel=1e-6)

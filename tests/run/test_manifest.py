@@ -78,9 +78,42 @@ def test_a_setting_newer_than_the_checkpoint_had_its_default():
         manifest.compare(saved, described(max_steps_per_epoch=9))
 
 
+def test_the_summary_tells_of_damaged_files_and_photos():
+    images = {"train": 40, "validation": 5, "test": 6}
+    description = {
+        "dataset": {"origin": "photos", "images": images, "skipped": 1},
+        "preprocessing": {
+            "method": "photo", "height": 48, "width": 64, "color": "rgb",
+            "resize": "pad",
+        },
+        "model": {"name": "cnn"},
+        "events": [],
+    }  # fmt: skip
+    metrics = {
+        "dataset": "custom", "parameters": 7, "epochs": 1, "steps": 1,
+        "images_per_second": 1.0, "seconds": {},
+    }  # fmt: skip
+    lines = manifest.summary(description, metrics, ("out", "logs/run")).splitlines()
+    assert lines[:2] == [
+        "data        custom (photos): 40 train, 5 validation, 6 test; 1 damaged file "
+        "left out",
+        "input       64x48 in colour, photos (pad)",
+    ]
+
+
 def test_the_summary_shows_every_metric_and_accuracy_first():
     description = {
-        "dataset": {"origin": "the project", "images": {"train": 4050, "test": 0}},
+        "dataset": {
+            "origin": "the project",
+            "images": {"train": 4050, "test": 0},
+            "skipped": 0,
+        },
+        "preprocessing": {
+            "method": "digits",
+            "height": 28,
+            "width": 28,
+            "color": "grayscale",
+        },
         "model": {"name": "fc"},
         "events": [
             {"step": 32, "event": "rollback", "learning_rate": 0.005},
@@ -99,6 +132,7 @@ def test_the_summary_shows_every_metric_and_accuracy_first():
     text = manifest.summary(description, metrics, ("out", "logs/run"))
     assert text.splitlines() == [
         "data        sample (the project): 4,050 train",
+        "input       28x28 greyscale, digits as MNIST's",
         "model       fc, 7,850 parameters",
         "training    2 epochs, 64 steps, 7,123 images/s",
         "            from step 32 on the learning rate was 0.005 at its peak",
