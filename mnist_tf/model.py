@@ -17,9 +17,9 @@ import tensorflow as tf
 from keras import layers
 
 from mnist_tf.errors import UserError, unknown_name
-from mnist_tf.nn.layers import BatchNormalization, HaarTransform
+from mnist_tf.nn.layers import BatchNormalization, HaarTransform, IdentityInitializer
 
-_FAST = 0.6  # momentum of moving averages over the last two or three steps
+_FAST = 0.6  # momentum of averages, which follow the large steps of a short training
 
 
 class FullyConnected(keras.Model):
@@ -125,18 +125,14 @@ class ResNet(keras.Model):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        # The kernels and the steps of training are large, so averages must follow fast.
         self.haar = HaarTransform()
         self.normalize = BatchNormalization(momentum=_FAST)
-        self.stages: list[list[layers.Layer]] = []
+        self.stages: list[tuple[layers.Layer, ...]] = []
         for channels in filters:
-            stage: list[layers.Layer] = []
-            for _ in range(2):
-                conv = layers.Conv2D(channels, 3, padding="same", use_bias=False)
-                stage += [conv, BatchNormalization(momentum=_FAST)]
-            self.stages.append(stage)
+            self.stages.append((*_convolution(channels), *_convolution(channels)))
         self.dropout = layers.Dropout(dropout)
-        self.logits = layers.Dense(num_classes)
+        # From 0, because the features are large and random logits would be, too.
+        self.logits = layers.Dense(num_classes, kernel_initializer="zeros")
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns logits [B, num_classes] for images [B, H, W, C] of 0..255."""
@@ -151,6 +147,18 @@ class ResNet(keras.Model):
             features += gelu(inner)
         features = tf.reduce_max(features, [1, 2])
         return self.logits(self.dropout(features, training=training))
+
+
+def _convolution(filters: int) -> tuple[layers.Layer, layers.Layer]:
+    """A 3x3 convolution that starts as the identity, and its normalisation."""
+    conv = layers.Conv2D(
+        filters,
+        3,
+        padding="same",
+        use_bias=False,
+        kernel_initializer=IdentityInitializer(),
+    )
+    return conv, BatchNormalization(momentum=_FAST)
 
 
 class Recurrent(keras.Model):
@@ -272,6 +280,13 @@ def build(
         shape = (*image_shape, 1)[:3]
         model(tf.zeros([1, *shape], tf.uint8))
         return model
+    except (ValueError, tf.errors.InvalidArgumentError) as error:
+        height, width = image_shape[:2]
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"--model={name} cannot take images of {width}x{height} pixels ({reason}); "
+            "make them larger, or give fewer --filters"
+        ) from error
     finally:
         keras.config.set_dtype_policy(before)
 

@@ -46,7 +46,7 @@ OFF = [
     "restore_best_weights", "resume", "overwrite", "save_every", "save_every_seconds",
     "intra_op_threads", "inter_op_threads",
 ]  # fmt: skip
-FILTERS = "one to three integers between 1 and 4096"
+FILTERS = "one to six integers between 1 and 4096"
 JSON_SETTINGS = st.dictionaries(st.sampled_from(list(SETTINGS)), JSON_VALUES)
 
 

@@ -126,12 +126,14 @@ def _fingerprint(files: LabelledFiles, preprocessing: Preprocessing) -> str:
     lines = [f"{_VERSION} {preprocessing} {files.labels}"]
     for split, members in files.splits.items():
         for path, label in members:
+            # However the directory was named.
+            line = f"{split} {label} {path.removeprefix(files.origin)}"
             try:
                 stat = os.stat(path)
             except (OSError, ValueError):  # such as a name with a null character
-                lines.append(f"{split} {label} {path} missing")
-                continue
-            lines.append(f"{split} {label} {path} {stat.st_size} {stat.st_mtime_ns}")
+                lines.append(f"{line} missing")
+            else:
+                lines.append(f"{line} {stat.st_size} {stat.st_mtime_ns}")
     return _sha256("\n".join(lines).encode("utf-8", "surrogateescape"))
 
 
@@ -235,6 +237,8 @@ def _decode_all(
 
     def decode(labelled: File) -> np.ndarray | str:
         name = labelled[0]
+        if os.path.exists(name) and not os.path.isfile(name):
+            return f"{name} is not a regular file"  # a pipe would wait for ever
         try:
             with arrays.open_file(name) as image_file:
                 return images.from_image_file(image_file, name, preprocessing)

@@ -11,15 +11,15 @@ import keras
 
 from mnist_tf.errors import UserError
 from mnist_tf.nn.augmentation import Augmentation, augment, mixup
-from mnist_tf.nn.layers import BatchNormalization, HaarTransform
+from mnist_tf.nn.layers import BatchNormalization, HaarTransform, IdentityInitializer
 from mnist_tf.nn.losses import balanced_weights, cross_entropy
 from mnist_tf.nn.metrics import METRICS
 from mnist_tf.nn.optimizers import OPTIMIZERS, WarmupSchedule, build_optimizer
 
 __all__ = [
     "METRICS", "OPTIMIZERS", "Augmentation", "BatchNormalization", "HaarTransform",
-    "WarmupSchedule", "augment", "balanced_weights", "build_optimizer", "cross_entropy",
-    "mixup",
+    "IdentityInitializer", "WarmupSchedule", "augment", "balanced_weights",
+    "build_optimizer", "cross_entropy", "mixup",
 ]  # fmt: skip
 
 if keras.backend.backend() != "tensorflow":

@@ -1,4 +1,4 @@
-"""Layers that Keras lacks or is slow at on a CPU."""
+"""Layers, and an initializer, that Keras lacks or is slow at on a CPU."""
 
 from typing import Any
 
@@ -80,3 +80,21 @@ class HaarTransform(keras.layers.Layer):
         kernel = np.einsum("ia,jb,kc->abcijk", _HAAR / 2, _HAAR, colors)
         kernel = kernel.reshape(2, 2, channels, 4 * channels)
         return tf.nn.conv2d(inputs, tf.constant(kernel, inputs.dtype), 1, "VALID")
+
+
+class IdentityInitializer(keras.initializers.Initializer):
+    """Initializes convolutions to pass on their inputs, as far as they have filters.
+
+    The first filters are the identity, one for each input channel; the rest is drawn as
+    by `keras.initializers.LecunUniform`, of the same norm on average. Method: Jordan,
+    2024, arXiv:2404.00498, section 3.3.
+    """
+
+    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> tf.Tensor:
+        """Returns a kernel [height, width, channels, filters]."""
+        height, width, channels, filters = shape
+        passing = min(channels, filters)
+        kernel = np.array(keras.initializers.LecunUniform()(shape, dtype))
+        kernel[..., :passing] = 0.0
+        kernel[height // 2, width // 2, :passing, :passing] = np.eye(passing)
+        return tf.constant(kernel, dtype)

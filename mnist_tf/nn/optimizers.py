@@ -9,7 +9,7 @@ import tensorflow as tf
 from mnist_tf.errors import UserError, unknown_name
 
 OPTIMIZERS = ("adam", "adamw", "muon", "sgd")
-_MUON_TO_ADAM = 24.0  # Adam needs smaller steps
+_MUON_TO_ADAM = 80.0  # Adam needs smaller steps
 DECAYS = ("constant", "linear", "cosine")
 
 
@@ -90,7 +90,7 @@ class Muon(FusedAdam):
     https://github.com/KellerJordan/cifar10-airbench (airbench94_muon).
 
     Args:
-      learning_rate: the relative change of a kernel in a step; Adam's is a 24th of it.
+      learning_rate: the relative change of a kernel in a step; Adam's is an 80th of it.
       momentum: Nesterov momentum of the kernels.
       **kwargs: those of Adam.
     """

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_tf.data import Preprocessing, cache, labelled, limits
+from mnist_tf.data import Preprocessing, cache, images, labelled, limits
+from mnist_tf.errors import UserError
 from tests.conftest import refusal
 
 PHOTO = Preprocessing("photo", 4, 5, "rgb")
@@ -125,9 +127,9 @@ def test_what_does_not_fit_in_memory_is_mapped(data, monkeypatch):
     mapped = load(data)
     Image.new("RGB", (5, 4), "red").save(data / "train" / "a" / "1.png")
     load(data)  # replaces the file
-    for split, images in mapped.images.items():
-        assert isinstance(images, np.memmap)
-        np.testing.assert_array_equal(images, in_memory.images[split])
+    for split, rows in mapped.images.items():
+        assert isinstance(rows, np.memmap)
+        np.testing.assert_array_equal(rows, in_memory.images[split])
 
 
 def test_two_processes_decode_once(data, tmp_path):
@@ -173,3 +175,49 @@ def test_a_cache_that_cannot_be_written_is_one_line(data, option):
         assert not [path for path in folder.iterdir() if path.suffix != ".lock"]
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_the_directory_may_be_named_in_another_way(data, monkeypatch):
+    load(data)
+    before = cached(data)[0].stat().st_mtime_ns
+    monkeypatch.chdir(data.parent)
+    files = labelled.find(Path("data"))
+    cache.load(files, PHOTO, str(data.parent / "cache"))
+    assert cached(data)[0].stat().st_mtime_ns == before
+
+
+@pytest.mark.fault
+def test_files_that_change_while_they_are_decoded_are_refused(data, monkeypatch):
+    original, changed = images.from_image_file, data / "train" / "a" / "1.png"
+
+    def decode(*arguments):
+        row = original(*arguments)
+        if not changed.read_bytes().endswith(b"more"):
+            changed.write_bytes(changed.read_bytes() + b"more")
+        return row
+
+    monkeypatch.setattr(images, "from_image_file", decode)
+    with pytest.raises(UserError, match="changed while they were read; start again"):
+        load(data)
+    assert not cached(data)
+    assert not list((data.parent / "cache").glob("*.tmp"))
+
+
+@pytest.mark.fault
+def test_a_pipe_among_the_images_is_left_out(data):
+    os.mkfifo(data / "train" / "a" / "pipe.jpg")
+    found = load(data)
+    assert [reason for _, reason in found.skipped] == [
+        f"{data}/train/a/pipe.jpg is not a regular file"
+    ]
+    assert len(found.images["train"]) == 4
+
+
+@pytest.mark.fault
+def test_a_huge_image_is_left_out(data):
+    huge = Image.new("1", (20_000, 20_000))
+    huge.save(data / "train" / "b" / "huge.png")
+    found = load(data)
+    ((name, reason),) = found.skipped
+    assert name.endswith("b/huge.png")
+    assert reason.endswith("at most 64,000,000 pixels (got 20000x20000)")

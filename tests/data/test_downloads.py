@@ -4,6 +4,8 @@ import functools
 import gzip
 import hashlib
 import http.server
+import io
+import tarfile
 import threading
 
 import pytest
@@ -95,3 +97,41 @@ def test_a_failed_download_names_the_mirrors_and_leaves_no_file(tmp_path, server
     assert line.startswith("cannot download train-images-idx3-ubyte.gz (")
     assert all(mirror in line for mirror in mirrors)
     assert list(cache.iterdir()) == []
+
+
+class TestAnArchive:
+    """A tar file is downloaded, compared with its checksum and unpacked."""
+
+    @pytest.fixture
+    def archive(self, tmp_path):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+            member = tarfile.TarInfo("inner/file.txt")
+            member.size = 5
+            tar.addfile(member, io.BytesIO(b"hello"))
+        (tmp_path / "served").mkdir()
+        (tmp_path / "served" / "data.tar.gz").write_bytes(buffer.getvalue())
+        return sha256(buffer.getvalue())
+
+    def test_it_is_unpacked_once(self, tmp_path, server, archive):
+        url, requested = server
+        directory = tmp_path / "cache" / "data"
+        for _ in range(2):
+            downloads.download_and_unpack(f"{url}data.tar.gz", archive, directory)
+        assert (directory / "inner" / "file.txt").read_text() == "hello"
+        assert requested == ["/data.tar.gz"]
+        assert sorted(path.name for path in directory.parent.iterdir()) == [
+            "data", "data.tar.gz",
+        ]  # fmt: skip
+
+    @pytest.mark.fault
+    def test_another_checksum_is_refused(self, tmp_path, server, archive):
+        directory = tmp_path / "cache" / "data"
+        line = refusal(
+            downloads.download_and_unpack,
+            f"{server[0]}data.tar.gz",
+            "0" * 64,
+            directory,
+        )
+        assert line.startswith("cannot download data.tar.gz")
+        assert not directory.exists()

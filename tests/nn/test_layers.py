@@ -1,11 +1,11 @@
-"""The fused batch normalisation computes what Keras's own layer does."""
+"""The fused batch normalisation computes what Keras's own layer does; other layers."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnist_tf.nn.layers import BatchNormalization
+from mnist_tf.nn.layers import BatchNormalization, HaarTransform, IdentityInitializer
 
 SHAPES = [(32, 5), (8, 6, 6, 5)]
 
@@ -80,3 +80,58 @@ def test_gradients_reach_scale_offset_and_inputs():
         found.append(tape.gradient(loss, [x, *each.trainable_variables]))
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-2)
+
+
+class TestHaarTransform:
+    def test_a_flat_grey_patch_has_its_mean_and_no_edges(self):
+        grey = np.full((1, 2, 2, 1), 100.0, np.float32)
+        np.testing.assert_allclose(HaarTransform()(grey)[0, 0, 0], [200, 0, 0, 0])
+
+    def test_each_edge_has_a_coefficient(self):
+        image = np.zeros((1, 2, 2, 1), np.float32)
+        image[0, :, 0] = 10  # the left column
+        np.testing.assert_allclose(HaarTransform()(image)[0, 0, 0], [10, 10, 0, 0])
+        image = image.transpose(0, 2, 1, 3)
+        np.testing.assert_allclose(HaarTransform()(image)[0, 0, 0], [10, 0, 10, 0])
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_it_is_a_rotation(self, channels):
+        patches = np.random.default_rng(1).normal(size=(50, 2, 2, channels))
+        found = HaarTransform()(patches.astype(np.float32))
+        assert found.shape == (50, 1, 1, 4 * channels)
+        lengths = np.linalg.norm(patches.reshape(50, -1), axis=1)
+        np.testing.assert_allclose(
+            np.linalg.norm(found, axis=-1).ravel(), lengths, rtol=1e-5
+        )
+
+    def test_grey_pixels_in_colour_have_no_colour(self):
+        grey = np.random.default_rng(1).uniform(0, 255, (1, 5, 5, 1)).repeat(3, -1)
+        found = np.array(HaarTransform()(grey.astype(np.float32)))
+        by_color = found.reshape(1, 4, 4, 4, 3)
+        np.testing.assert_allclose(by_color[..., 1:], 0, atol=1e-4)
+        assert np.abs(by_color[..., 0]).max() > 100
+
+    def test_it_has_no_weights(self):
+        layer = HaarTransform()
+        layer(inputs((1, 4, 4, 3)))
+        assert not layer.weights
+
+
+class TestIdentityInitializer:
+    def test_a_convolution_passes_on_its_inputs(self):
+        conv = keras.layers.Conv2D(
+            8, 3, padding="same", kernel_initializer=IdentityInitializer()
+        )
+        x = inputs((2, 6, 6, 5))
+        np.testing.assert_allclose(conv(x)[..., :5], x, atol=1e-6)
+
+    def test_the_other_filters_are_random_and_of_the_same_norm(self):
+        kernel = np.array(IdentityInitializer()((3, 3, 16, 400), "float32"))
+        norms = np.linalg.norm(kernel.reshape(-1, 400), axis=0)
+        assert np.all(norms[:16] == 1.0)
+        assert 0.95 < norms[16:].mean() < 1.05
+        assert norms[16:].std() > 0.01
+
+    def test_with_fewer_filters_some_channels_are_not_passed_on(self):
+        kernel = np.array(IdentityInitializer()((3, 3, 4, 2), "float32"))
+        np.testing.assert_array_equal(kernel[1, 1], np.eye(4)[:, :2])

@@ -129,3 +129,9 @@ def test_an_instance_starts_afresh_in_each_set():
     assert MetricSet(metrics).samples() == 0
     found = updated(MetricSet(metrics), stop=100).results()
     assert found == pytest.approx(expected(100), rel=1e-6)
+
+
+def test_of_mixed_labels_the_largest_counts():
+    labels = tf.constant([[0.7, 0.3, 0.0], [0.2, 0.3, 0.5]])
+    logits = tf.constant([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]])
+    assert accuracy(labels, logits).numpy().tolist() == [True, False]

@@ -8,6 +8,7 @@ from mnist_tf.errors import UserError
 from mnist_tf.nn.optimizers import (
     OPTIMIZERS,
     FusedAdam,
+    Muon,
     WarmupSchedule,
     build_optimizer,
 )
@@ -130,3 +131,68 @@ def test_fused_adam_computes_what_adam_of_keras_does(weight_decay):
 def test_sgd_takes_the_momentum_0_of_a_config():
     optimizer = build_optimizer("sgd", 0.1, momentum=0)
     assert optimizer.momentum == 0
+
+
+class TestMuon:
+    def steps(self, gradients, momentum=0.6, rate=0.1):
+        """Kernels [3, 3, 4, 6] after each step, which starts at norm sqrt(6)."""
+        start = np.random.default_rng(0).normal(size=(3, 3, 4, 6)).astype(np.float32)
+        variable = keras.Variable(start * (6**0.5 / np.linalg.norm(start)))
+        optimizer = build_optimizer("muon", rate, momentum=momentum)
+        assert isinstance(optimizer, Muon)
+        kernels = [np.array(variable)]
+        for gradient in gradients:
+            optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])
+            kernels.append(np.array(variable))
+        return kernels
+
+    @pytest.fixture
+    def gradients(self):
+        shape = (3, 3, 3, 4, 6)
+        return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+    def test_the_update_of_a_kernel_is_nearly_orthogonal(self, gradients):
+        before, after, *_ = self.steps(gradients)
+        update = ((before - after) / 0.1).reshape(36, 6)
+        values = np.linalg.svd(update, compute_uv=False)
+        assert values.min() > 0.4
+        assert values.max() < 1.3
+
+    def test_it_points_where_the_gradient_points(self, gradients):
+        before, after, *_ = self.steps(gradients)
+        update = (before - after).reshape(36, 6)
+        left, _, right = np.linalg.svd(gradients[0].reshape(36, 6), full_matrices=False)
+        aligned = left.T @ update @ right.T
+        assert np.all(np.diag(aligned) > 0.04)
+        np.testing.assert_allclose(aligned, np.diag(np.diag(aligned)), atol=1e-4)
+
+    def test_the_size_of_the_gradient_does_not_matter(self, gradients):
+        once, larger = (self.steps(gradients * size)[-1] for size in (1, 1000))
+        np.testing.assert_allclose(once, larger, atol=1e-4)
+
+    def test_momentum_remembers_earlier_gradients(self, gradients):
+        others = gradients.copy()
+        others[0] *= -1
+        with_memory = [
+            self.steps(each)[2] - self.steps(each)[1] for each in (gradients, others)
+        ]
+        assert not np.allclose(*with_memory, atol=1e-3)
+
+    def test_kernels_keep_their_norm(self, gradients):
+        *_, last = self.steps([*gradients] * 20, rate=0.2)
+        assert np.linalg.norm(last) == pytest.approx(6**0.5, rel=0.2)
+
+    def test_wide_and_tall_kernels_are_updated_alike(self):
+        for shape in ((1, 1, 3, 12), (1, 1, 12, 3)):
+            variable = keras.Variable(np.ones(shape, np.float32))
+            gradient = np.random.default_rng(2).normal(size=shape).astype(np.float32)
+            before = np.array(variable) * (shape[-1] ** 0.5 / 6)
+            build_optimizer("muon", 0.1).apply(
+                [keras.ops.convert_to_tensor(gradient)], [variable]
+            )
+            update = ((before - np.array(variable)) / 0.1).reshape(shape[2:])
+            assert np.linalg.svd(update, compute_uv=False).min() > 0.4
+
+    def test_other_weights_are_trained_by_adam(self):
+        muon = one_step("muon", gradient=1.0)
+        assert muon == pytest.approx(1.0 - 0.1 / 80, abs=1e-5)
