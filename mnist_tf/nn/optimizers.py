@@ -9,7 +9,9 @@ import tensorflow as tf
 from mnist_tf.errors import UserError, unknown_name
 
 OPTIMIZERS = ("adam", "adamw", "muon", "sgd")
-_MUON_TO_ADAM = 80.0  # Adam needs smaller steps
+# Adam's learning rate by that of Muon, for vectors and for matrices, of which each row
+# adds to the same output.
+_ADAM_RATES = {1: 1 / 24, 2: 1 / 80}
 DECAYS = ("constant", "linear", "cosine")
 
 
@@ -90,7 +92,8 @@ class Muon(FusedAdam):
     https://github.com/KellerJordan/cifar10-airbench (airbench94_muon).
 
     Args:
-      learning_rate: the relative change of a kernel in a step; Adam's is an 80th of it.
+      learning_rate: the relative change of a kernel in a step; Adam's is a 24th of it
+        for vectors and an 80th for matrices.
       momentum: Nesterov momentum of the kernels.
       **kwargs: those of Adam.
     """
@@ -103,8 +106,10 @@ class Muon(FusedAdam):
         self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
     ) -> None:
         """Updates one variable and its momentum or moment estimates."""
-        if len(variable.shape) != 4:
-            super().update_step(gradient, variable, learning_rate / _MUON_TO_ADAM)
+        rank = len(variable.shape)
+        if rank != 4:
+            learning_rate *= _ADAM_RATES[min(rank, 2)]
+            super().update_step(gradient, variable, learning_rate)
             return
         average = self._momentums[self._get_variable_index(variable)]
         average.assign(self.momentum * average.value + gradient)
