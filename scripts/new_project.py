@@ -51,6 +51,7 @@ PARTS = {
         paths=(
             "mnist_tf/serving/", "mnist_tf/cli/serve.py", "serve.py", "tests/serving/",
             "deploy/", "requirements/", "docs/serving.md", "docs/page.png",
+            "tests/test_photos.py",
         ),
         targets=("serve",),
         keys=("mnist_tf.serving", "serve", "serve_dev"),
@@ -59,7 +60,7 @@ PARTS = {
     "reports": Part(
         paths=(
             "mnist_tf/reports/", "mnist_tf/cli/evaluate.py", "evaluate.py",
-            "tests/reports/",
+            "tests/reports/", "tests/test_photos.py",
         ),
         targets=("evaluate",),
         needed_by=("benchmarks",),
@@ -76,7 +77,7 @@ OURS = Part(
         ".ci/", "benchmarks/results/", "docs/speed.md", "docs/surviving.md", "scripts/",
         "tests/test_new_project.py", "tests/test_readme.py",
     ),
-    targets=("new",),
+    targets=("new", "photos"),
 )
 # fmt: on
 
