@@ -3,9 +3,9 @@
     python -m benchmarks.fine_tuning --init_from=out-fashion --data_dir=DIR
 
 Takes 500 of MNIST's training digits, 50 of each class, and all of its test digits.
-Trains with fashion.cfg, by which the model in --init_from was trained, on all 500 for 40
-epochs: from random weights, from those of that model, and its head alone. Prints a JSON
-object: the test accuracies of each kind of run, by seed.
+Trains with fashion.cfg, as the model in --init_from was, on all 500 for 40 epochs: from
+random weights, from those of that model, and its head alone. Prints a JSON object: the
+test accuracies of each kind of run, by seed.
 """
 
 import json
