@@ -67,10 +67,9 @@ class Config:
     # fmt: off
     dataset: str = setting(
         "auto", "Data set to train on: auto, mnist, fashion_mnist, cifar10, sample or "
-        "custom. auto takes what is in --data_dir or else looks for MNIST in the "
-        "user's cache and on the network, and falls back, with a warning, to the 5,000 "
-        "digits that ship with the project. custom reads any data in --data_dir.",
-        DATA)
+        "custom. auto and custom read any data in --data_dir. Without it, auto looks "
+        "for MNIST in the user's cache and on the network, and falls back, with a "
+        "warning, to the 5,000 digits that ship with the project.", DATA)
     data_dir: str = setting(
         "", "Directory with the data: image files as train/<label>/*, test/<label>/* "
         "and, if you like, validation/<label>/*; or as <label>/*; or with labels.csv "
@@ -98,8 +97,8 @@ class Config:
         False, "Stop at an image file that is damaged. By default it is named and left "
         "out.", DATA)
     cache_dir: str = setting(
-        "", "Directory for the pixels of image files, which are decoded once; the "
-        "user's cache by default.", DATA)
+        "", "Directory for the pixels of image files, which are decoded once. By "
+        "default it is in the user's cache.", DATA)
     augment: str = setting(
         "none", "Random movement of the training images at each step: none, shift "
         "(by whole pixels) or affine (shift, rotation, zoom and shear).",

@@ -280,7 +280,7 @@ def build(
         shape = (*image_shape, 1)[:3]
         model(tf.zeros([1, *shape], tf.uint8))
         return model
-    except (ValueError, tf.errors.InvalidArgumentError) as error:
+    except (ValueError, tf.errors.OpError) as error:
         height, width = image_shape[:2]
         reason = str(error).split("\n")[0]
         raise UserError(

@@ -324,7 +324,9 @@ class TestLoadModel:
     @pytest.mark.fault
     def test_a_network_that_was_removed_is_named(self, out, monkeypatch):
         monkeypatch.delitem(MODELS, "fc")
-        assert "must be one of cnn, rnn (got 'fc'" in refusal(mnist_tf.load_model, out)
+        assert "must be one of cnn, resnet, rnn (got 'fc'" in refusal(
+            mnist_tf.load_model, out
+        )
 
 
 def test_neither_the_package_nor_a_model_directory_imports_tensorflow(written):

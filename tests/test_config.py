@@ -133,7 +133,7 @@ def test_missing_settings_get_their_defaults():
         ("filters", (), FILTERS),
         ("filters", (0,), FILTERS),
         ("filters", (4097,), FILTERS),
-        ("filters", (1, 2, 3, 4), FILTERS),
+        ("filters", (1, 2, 3, 4, 5, 6, 7), FILTERS),
         ("filters", "8", "a comma-separated list of integers"),
         ("filters", (8, 1.5), "a comma-separated list of integers"),
         ("filters", [8], "a comma-separated list of integers"),

@@ -98,7 +98,8 @@ def test_convnet_has_the_published_number_of_parameters():
 @pytest.mark.parametrize("shape", [(28, 28), (20, 36), (24, 16, 3), (33, 33, 3)])
 @pytest.mark.parametrize("name", MODELS)
 def test_each_network_takes_images_of_any_size_and_colour(name, shape):
-    model = build(name, {"units": 8}, image_shape=shape, num_classes=7)
+    settings = {"units": 8, "num_layers": 1}
+    model = build(name, settings, image_shape=shape, num_classes=7)
     images = np.zeros((2, *(*shape, 1)[:3]), np.uint8)
     assert model(images).shape == (2, 7)
 

@@ -182,6 +182,9 @@ def test_every_recipe_is_found_from_any_directory(recipe, tmp_path, monkeypatch)
     for line in typed:
         name, _, value = line.removeprefix("--").partition("=")
         shown = getattr(config, name)
+        if shown is True:
+            assert value == ""
+            continue
         shown = ",".join(map(str, shown)) if isinstance(shown, tuple) else str(shown)
         assert shown == value or float(shown) == float(value)
 

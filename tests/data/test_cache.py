@@ -220,4 +220,4 @@ def test_a_huge_image_is_left_out(data):
     found = load(data)
     ((name, reason),) = found.skipped
     assert name.endswith("b/huge.png")
-    assert reason.endswith("at most 64,000,000 pixels (got 20000x20000)")
+    assert "must have at most 64,000,000 pixels" in reason
