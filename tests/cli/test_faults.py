@@ -36,8 +36,8 @@ FLAGS = {
     "--learning_rate=-1": "--learning_rate must be greater than 0 (got -1.0)",
     "--epochs=0": "--epochs must be at least 1 (got 0)",
     "--epoch=3": "--epoch is not a flag of this command; did you mean --epochs?",
-    "--model=cmn": "--model must be one of cnn, resnet, fc, rnn (got 'cmn'; did you mean "
-    "'cnn'?)",
+    "--model=cmn": "--model must be one of cnn, resnet, fc, rnn (got 'cmn'; did you "
+    "mean 'cnn'?)",
     "--model=": "--model must be one of cnn, resnet, fc, rnn (got '')",
     "--dataset=minst": "--dataset must be one of auto, mnist, fashion_mnist, cifar10, "
     "sample, custom (got 'minst'; did you mean 'mnist'?)",
