@@ -112,7 +112,7 @@ class Config:
     augment_shear: float = setting(
         5.0, "Largest shear in degrees.", DATA, limits=between(0, 45))
     flip: bool = setting(
-        False, "Mirror the training images left to right at random.", DATA)
+        False, "Mirror each training image left to right in every other epoch.", DATA)
     color_jitter: float = setting(
         0.0, "Change brightness, contrast and saturation of the training images at "
         "random, by this fraction at most.", DATA, limits=FRACTION)

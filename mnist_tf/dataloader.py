@@ -63,11 +63,13 @@ def training_batches(
 
     def batch(part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         positions = part * replica_batch + tf.range(replica_batch, dtype=tf.int64)
-        chosen_rows = tf.gather(all_rows, _shuffled(positions, count, seed))
+        order = _shuffled(positions, count, seed)
+        chosen_rows = tf.gather(all_rows, order)
         chosen, chosen_labels = gather(chosen_rows), tf.gather(all_labels, chosen_rows)
         draws = tf.stack([seed, part])
         if augmentation is not None:
-            chosen = augment(chosen, augmentation, draws)
+            flips = _alternating(order, positions // count, count, seed)
+            chosen = augment(chosen, augmentation, draws, flips)
         if mixup_alpha:
             return mixup(chosen, chosen_labels, mixup_alpha, num_classes, draws)
         return chosen, chosen_labels
@@ -147,3 +149,21 @@ def _shuffled(positions: tf.Tensor, count: int, seed: int) -> tf.Tensor:
         max_index=np.int64(count - 1),
         rounds=8,
     )
+
+
+def _alternating(
+    order: tf.Tensor, passes: tf.Tensor, count: int, seed: int
+) -> tf.Tensor:
+    """Tells which images to mirror: each in every other pass.
+
+    Half of them are mirrored in the first pass. Two passes then show both sides of an
+    image, where random flips often show one twice. Method: Jordan, 2024,
+    arXiv:2404.00498, section 3.6.
+    """
+    numbers = tf.raw_ops.RandomIndexShuffle(
+        index=order,
+        seed=tf.constant([seed, 1, 1], tf.uint32),
+        max_index=np.int64(count - 1),
+        rounds=8,
+    )
+    return (numbers + passes) % 2 == 0

@@ -39,7 +39,10 @@ class Augmentation:
 
 
 def augment(
-    images: tf.Tensor, augmentation: Augmentation, seed: tf.Tensor
+    images: tf.Tensor,
+    augmentation: Augmentation,
+    seed: tf.Tensor,
+    flips: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Augments each image of a batch.
 
@@ -47,6 +50,7 @@ def augment(
       images: uint8 [B, H, W, C]; pixels outside count as 0.
       augmentation: what to do, and how much at most.
       seed: integers [2]; the same seed gives the same result.
+      flips: bool [B], which images to mirror; None draws half of them.
 
     Returns:
       The same shape and dtype.
@@ -57,7 +61,7 @@ def augment(
     # A seed for each kind, so that one does not depend on the others.
     seeds = [tf.random.experimental.stateless_fold_in(seed, kind) for kind in range(3)]
     if limits.flip:
-        images = _flipped(images, seeds[0])
+        images = _flipped(images, seeds[0], flips)
     if limits.color_jitter:
         images = _jittered(images, limits.color_jitter, seeds[1])
     if limits.cutout:
@@ -133,9 +137,11 @@ def _transformed(
     )
 
 
-def _flipped(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    flips = tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], seed) < 0.5
-    return tf.where(flips, images[:, :, ::-1], images)
+def _flipped(images: tf.Tensor, seed: tf.Tensor, flips: tf.Tensor | None) -> tf.Tensor:
+    if flips is None:
+        flips = tf.random.stateless_uniform([tf.shape(images)[0]], seed) < 0.5
+    mirrored = tf.reshape(flips, [-1, 1, 1, 1])
+    return tf.where(mirrored, images[:, :, ::-1], images)
 
 
 def _jittered(images: tf.Tensor, limit: float, seed: tf.Tensor) -> tf.Tensor:
