@@ -154,14 +154,14 @@ def test_mixed_batches_have_soft_labels_and_differ_at_each_step():
 
 def test_flips_show_each_image_and_its_mirror_image_in_turns():
     images, labels = numbered(100)
-    images[:, 0, -1] = 77  # on the right of an image that is not mirrored
+    images[:, 0, -1] = 200  # on the right of an image that is not mirrored
     found = training_batches(
         images, labels, batch_size=10, seed=1, stop=40,
         augmentation=Augmentation(flip=True),
     )  # fmt: skip
     mirrored = np.full((4, 100), -1)
     for step, (pixels, of_batch) in enumerate(found):
-        mirrored[step // 10, of_batch] = pixels.numpy()[:, 0, 0, 0] == 77
+        mirrored[step // 10, of_batch] = pixels.numpy()[:, 0, 0, 0] == 200
     assert 35 < mirrored[0].sum() < 65
     np.testing.assert_array_equal(mirrored[1], 1 - mirrored[0])
     np.testing.assert_array_equal(mirrored[2:], mirrored[:2])
@@ -169,7 +169,7 @@ def test_flips_show_each_image_and_its_mirror_image_in_turns():
 
 def test_the_seed_decides_which_images_are_mirrored_first():
     images, labels = numbered(100)
-    images[:, 0, -1] = 77
+    images[:, 0, -1] = 200
     first = []
     for seed in (1, 2):
         found = training_batches(
@@ -178,5 +178,5 @@ def test_the_seed_decides_which_images_are_mirrored_first():
         )  # fmt: skip
         ((pixels, of_batch),) = found
         first.append(np.empty(100))
-        first[-1][of_batch] = pixels.numpy()[:, 0, 0, 0] == 77
+        first[-1][of_batch] = pixels.numpy()[:, 0, 0, 0] == 200
     assert 20 < np.sum(first[0] != first[1]) < 80
