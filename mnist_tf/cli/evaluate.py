@@ -60,7 +60,7 @@ def _define(values: flags.FlagValues) -> None:
         **mine)
     flags.DEFINE_enum(
         "dataset", None, list(data.DATASETS),
-        "Data set to evaluate on. By default the one that the model was trained on or, "
-        "with --data_dir, auto.", **mine)
+        "Data set to evaluate on. By default it is auto if --data_dir is given, and "
+        "else the one that the model was trained on.", **mine)
     flags.DEFINE_string(
         "data_dir", "", "Directory with the data, as for training.", **mine)

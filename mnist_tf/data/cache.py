@@ -258,7 +258,7 @@ def _decode_all(
                     if isinstance(row, str):
                         if strict:
                             raise UserError(f"{row}; {_STRICT}")
-                        skipped.append((name, row))
+                        skipped.append((name.removeprefix(files.origin), row))
                         continue
                     checksum.update(row.data)
                     file.write(row.data)
@@ -280,7 +280,8 @@ def _read(
     preprocessing: Preprocessing,
 ) -> Pixels:
     """Maps the rows of a cache file, or reads them if they fit in memory."""
-    skipped = {name for name, _ in described["skipped"]}
+    left_out = tuple((files.origin + name, why) for name, why in described["skipped"])
+    skipped = {name for name, _ in left_out}
     size = math.prod(preprocessing.image_shape)
     fits = _COPIES * described["bytes"] + _RESERVE < limits.available_memory()
     pixels, labels, start = {}, {}, 0
@@ -294,7 +295,6 @@ def _read(
         pixels[split] = np.array(rows) if fits else rows
         labels[split] = np.array(kept, np.int64)
         start += len(kept) * size
-    left_out = tuple((name, reason) for name, reason in described["skipped"])
     return Pixels(pixels, labels, described["sha256"], left_out)
 
 

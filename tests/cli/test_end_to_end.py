@@ -277,7 +277,7 @@ class TestPredict:
         Image.fromarray(255 - digit).resize((200, 200)).save(tmp_path / "large.png")
         np.save(tmp_path / "dark.npy", 255 - digit)
         inputs = [tmp_path / "large.png", tmp_path / "dark.npy"]
-        found = predict(out, *inputs, "--preprocess=mnist")
+        found = predict(out, *inputs, "--preprocess=digits")
         assert list(found.values()) == ["5", "5"]
         done = call("predict", f"--model_dir={out}", "--preprocess=none", inputs[0])
         assert "(got 200x200)" in done.stderr
