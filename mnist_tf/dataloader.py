@@ -96,7 +96,7 @@ def evaluation_batches(
     all_labels = tf.constant(labels[rows], tf.int64)
     if isinstance(images, np.memmap):
         gather, batches = _gatherer(images), tf.data.Dataset.from_tensor_slices(rows)
-        found = batches.batch(batch_size).map(gather, deterministic=True)
+        found = batches.batch(batch_size).map(gather)
     else:
         pixels = tf.constant(images if indices is None else images[rows])
         found = tf.data.Dataset.from_tensor_slices(_with_channels(pixels))

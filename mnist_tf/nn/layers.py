@@ -94,7 +94,8 @@ class IdentityInitializer(keras.initializers.Initializer):
         """Returns a kernel [height, width, channels, filters]."""
         height, width, channels, filters = shape
         passing = min(channels, filters)
-        kernel = np.array(keras.initializers.LecunUniform()(shape, dtype))
+        drawn = keras.initializers.LecunUniform()(shape, dtype)
+        kernel = keras.ops.convert_to_numpy(drawn).copy()
         kernel[..., :passing] = 0.0
         kernel[height // 2, width // 2, :passing, :passing] = np.eye(passing)
         return tf.constant(kernel, dtype)

@@ -140,10 +140,10 @@ class TestMuon:
         variable = keras.Variable(start * (6**0.5 / np.linalg.norm(start)))
         optimizer = build_optimizer("muon", rate, momentum=momentum)
         assert isinstance(optimizer, Muon)
-        kernels = [np.array(variable)]
+        kernels = [variable.numpy()]
         for gradient in gradients:
             optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])
-            kernels.append(np.array(variable))
+            kernels.append(variable.numpy())
         return kernels
 
     @pytest.fixture
@@ -186,11 +186,11 @@ class TestMuon:
         for shape in ((1, 1, 3, 12), (1, 1, 12, 3)):
             variable = keras.Variable(np.ones(shape, np.float32))
             gradient = np.random.default_rng(2).normal(size=shape).astype(np.float32)
-            before = np.array(variable) * (shape[-1] ** 0.5 / 6)
+            before = variable.numpy() * (shape[-1] ** 0.5 / 6)
             build_optimizer("muon", 0.1).apply(
                 [keras.ops.convert_to_tensor(gradient)], [variable]
             )
-            update = ((before - np.array(variable)) / 0.1).reshape(shape[2:])
+            update = ((before - variable.numpy()) / 0.1).reshape(shape[2:])
             assert np.linalg.svd(update, compute_uv=False).min() > 0.4
 
     def test_other_weights_are_trained_by_adam(self):
