@@ -27,7 +27,8 @@ from mnist_tf.errors import UserError
 
 _VERSION = 1
 _MAGIC = b"MNISTTF1"
-_CHUNK = 512  # files that are decoded at a time
+_CHUNK_BYTES = 2**26  # of pixels that are decoded before they are written
+_TASK = 16  # files that a thread decodes at a time; handing over one takes as long
 _STRICT = "mend or remove it, or omit --strict"
 _COPIES = 3  # of the pixels, at most, in a run that holds them in memory
 _RESERVE = 2**29  # bytes that a run needs besides
@@ -245,6 +246,10 @@ def _decode_all(
         except UserError as error:
             return str(error)
 
+    def decode_few(few: Sequence[File]) -> list[np.ndarray | str]:
+        return [decode(labelled) for labelled in few]
+
+    chunk_size = max(_TASK, _CHUNK_BYTES // math.prod(preprocessing.image_shape))
     skipped: list[Skipped] = []
     sha256: dict[str, str] = {}
     with (
@@ -253,8 +258,10 @@ def _decode_all(
     ):
         for split, members in files.splits.items():
             checksum = hashlib.sha256()
-            for chunk in _chunks(members):
-                for (name, _), row in zip(chunk, pool.map(decode, chunk), strict=True):
+            for chunk in _chunks(members, chunk_size):
+                tasks = pool.map(decode_few, _chunks(chunk, _TASK))
+                rows = itertools.chain.from_iterable(tasks)
+                for (name, _), row in zip(chunk, rows, strict=True):
                     if isinstance(row, str):
                         if strict:
                             raise UserError(f"{row}; {_STRICT}")
@@ -267,10 +274,9 @@ def _decode_all(
     return {"skipped": skipped, "sha256": sha256}
 
 
-def _chunks(members: Sequence[File]) -> Iterator[tuple[File, ...]]:
-    iterator = iter(members)
-    while chunk := tuple(itertools.islice(iterator, _CHUNK)):
-        yield chunk
+def _chunks(members: Sequence[File], size: int) -> Iterator[Sequence[File]]:
+    for start in range(0, len(members), size):
+        yield members[start : start + size]
 
 
 def _read(
