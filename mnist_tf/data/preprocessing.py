@@ -13,7 +13,7 @@ METHODS = ("auto", "digits", "photo")
 COLORS = ("auto", "rgb", "grayscale")
 RESIZES = ("crop", "pad", "stretch")
 
-_RESAMPLING = Image.Resampling.BICUBIC  # widened by Pillow where it makes smaller
+_RESAMPLING = Image.Resampling.LANCZOS  # which keeps most detail
 
 
 @dataclasses.dataclass(frozen=True)
