@@ -14,6 +14,9 @@ import tensorflow as tf
 from mnist_tf.nn.augmentation import Augmentation, augment, mixup
 
 
+_EVALUATED_BYTES = 500 * 32 * 32 * 3  # of pixels in a batch of evaluation
+
+
 def training_batches(
     images: np.ndarray,
     labels: np.ndarray,
@@ -86,12 +89,15 @@ def evaluation_batches(
     labels: np.ndarray,
     *,
     indices: np.ndarray | None = None,
-    batch_size: int = 500,
+    batch_size: int | None = None,
 ) -> tf.data.Dataset:
     """Returns every sample once and in order; the last batch may be smaller.
 
-    Arrays, indices and batches are those of `training_batches`.
+    Arrays, indices and batches are those of `training_batches`. By default a batch has
+    500 images, or fewer large ones, which would need much memory.
     """
+    if batch_size is None:
+        batch_size = min(500, max(16, _EVALUATED_BYTES // max(1, images[:1].nbytes)))
     rows = np.arange(len(labels)) if indices is None else indices
     all_labels = tf.constant(labels[rows], tf.int64)
     if isinstance(images, np.memmap):

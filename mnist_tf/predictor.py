@@ -23,7 +23,8 @@ from mnist_tf.errors import UserError, unknown_name
 
 RUNTIMES = ("auto", "litert", "tensorflow")
 
-_BATCH = 256  # images per call; more are no faster and need more memory
+_BATCH = 256  # images per call; more are no faster and need more memory,
+_BATCH_BYTES = 256 * 32 * 32 * 3  # as do large ones
 _FEW = 16  # images that one thread classifies as fast as all threads
 
 Probabilities = Callable[[np.ndarray], np.ndarray]
@@ -79,9 +80,10 @@ class Predictor:
 
         There must be at least one image. Each row adds up to 1.
         """
-        if len(images) <= _BATCH:
+        size = min(_BATCH, max(8, _BATCH_BYTES // max(1, images[:1].nbytes)))
+        if len(images) <= size:
             return self._probabilities(images)
-        batches = np.split(images, range(_BATCH, len(images), _BATCH))
+        batches = np.split(images, range(size, len(images), size))
         return np.concatenate([self._probabilities(batch) for batch in batches])
 
     def predict(

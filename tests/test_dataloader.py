@@ -180,3 +180,10 @@ def test_the_seed_decides_which_images_are_mirrored_first():
         first.append(np.empty(100))
         first[-1][of_batch] = pixels.numpy()[:, 0, 0, 0] == 200
     assert 20 < np.sum(first[0] != first[1]) < 80
+
+
+@pytest.mark.parametrize(("side", "size"), [(28, 500), (64, 375), (500, 16)])
+def test_large_images_are_evaluated_in_smaller_batches(side, size):
+    images = np.zeros((501, side, side), np.uint8)
+    (first, _), *_ = evaluation_batches(images, np.arange(501))
+    assert len(first) == size
