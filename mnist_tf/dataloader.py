@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from mnist_tf.nn.augmentation import Augmentation, augment, mixup
 
-
 _EVALUATED_BYTES = 500 * 32 * 32 * 3  # of pixels in a batch of evaluation
 
 
