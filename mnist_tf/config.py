@@ -210,6 +210,9 @@ class Config:
     ema_decay: float = setting(
         0.0, "Evaluate and export an exponential moving average of the weights with "
         "this decay. 0 uses the weights themselves.", TRAINING, limits=FRACTION)
+    sync_batch_norm: bool = setting(
+        False, "Several replicas: batch normalisation sees the images of all of them, "
+        "not those of its own.", TRAINING)
     early_stopping: int = setting(
         0, "Stop after this many epochs without improvement of the validation "
         "accuracy. 0 never stops early.", TRAINING, limits=AT_LEAST_0)
@@ -244,6 +247,14 @@ class Config:
     log_every: int = setting(
         50, "Run the callbacks (progress, TensorBoard, checkpoints) every this many "
         "steps.", RUN, limits=AT_LEAST_1)
+    strategy: str = setting(
+        "auto", "How to distribute the training: single (one device), mirrored (all "
+        "GPUs of this machine), multi_worker (all machines that TF_CONFIG or Slurm "
+        "name), or auto, which is the last of these that fits.",
+        RUN, choices=("auto", "single", "mirrored", "multi_worker"))
+    cluster_timeout: float = setting(
+        300.0, "multi_worker: Seconds to wait for the other workers at the start.",
+        RUN, limits=POSITIVE)
     intra_op_threads: int = setting(
         0, "Threads within one operation. 0 lets TensorFlow decide, or divides the "
         "cores among the --shards.", RUN, limits=between(0, 1024))

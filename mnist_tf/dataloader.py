@@ -68,12 +68,13 @@ def training_batches(
         order = _shuffled(positions, count, seed)
         chosen_rows = tf.gather(all_rows, order)
         chosen, chosen_labels = gather(chosen_rows), tf.gather(all_labels, chosen_rows)
-        draws = tf.stack([seed, part])
+        # The draws of the whole step, of which this part has its share.
+        draws, share = tf.stack([seed, part // replicas]), (part % replicas, replicas)
         if augmentation is not None:
             flips = _alternating(order, positions // count, count, seed)
-            chosen = augment(chosen, augmentation, draws, flips)
+            chosen = augment(chosen, augmentation, draws, flips, share)
         if mixup_alpha:
-            return mixup(chosen, chosen_labels, mixup_alpha, num_classes, draws)
+            return mixup(chosen, chosen_labels, mixup_alpha, num_classes, draws, share)
         return chosen, chosen_labels
 
     parts = tf.data.Dataset.range(start * replicas, stop * replicas)

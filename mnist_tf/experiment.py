@@ -3,12 +3,14 @@
 The only file that unpacks a `Config`; every part takes values and objects.
 """
 
+import contextlib
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -25,7 +27,9 @@ from mnist_tf import artifact, data, dataloader, model, nn
 from mnist_tf.run import (
     callbacks,
     checkpoints,
+    cluster,
     directory,
+    distribution,
     fine_tuning,
     hardware,
     manifest,
@@ -70,20 +74,40 @@ def run(
     *,
     trainer_class: Callable[..., Trainer] = Trainer,
     extra_callbacks: Sequence[Callback] = (),
-) -> Result:
+) -> Result | None:
     """Trains as `config` says and writes the model directory.
 
     Args:
       config: all settings.
-      strategy: the distribution strategy; the current one by default.
+      strategy: the distribution strategy, in place of the one that the settings name.
       trainer_class: makes the trainer, such as a subclass with another `train_step`.
-      extra_callbacks: called after TensorBoard, before checkpoints and progress.
+      extra_callbacks: called by each worker, after TensorBoard and before checkpoints
+        and progress.
+
+    Returns:
+      The result; None in a worker that is not the chief.
 
     Raises:
       UserError: the settings do not fit the data or directories, or training failed.
       Interrupted: SIGINT or SIGTERM arrived; the state of the run is saved.
     """
     config = prepare(config)
+    found = None if strategy else distribution.find_cluster(config.strategy)
+    with cluster.joined(found, config.cluster_timeout) as workers:
+        distribution.check_settings(workers, config)
+        strategy = strategy or distribution.create(config.strategy, found)
+        experiment = functools.partial(
+            Experiment, config, strategy, trainer_class, extra_callbacks, workers
+        )
+        if workers.chief:
+            return _run_as_chief(config, experiment)
+        # What the chief says is enough.
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            return experiment().run()
+
+
+def _run_as_chief(config: Config, experiment: Callable[[], "Experiment"]) -> Result:
+    """Runs as the one process that writes."""
     check = functools.partial(
         directory.check,
         config.model_dir,
@@ -92,10 +116,10 @@ def run(
         overwrite=config.overwrite,
     )
     check()
-    experiment = Experiment(config, strategy, trainer_class, extra_callbacks)
+    prepared = experiment()
     with directory.locked(config.model_dir):
         check()  # again, as the previous owner of the lock left them
-        return experiment.run()
+        return cast(Result, prepared.run())
 
 
 def prepare(config: Config) -> Config:
@@ -128,12 +152,16 @@ class Experiment:
         strategy: tf.distribute.Strategy | None = None,
         trainer_class: Callable[..., Trainer] = Trainer,
         extra_callbacks: Sequence[Callback] = (),
+        workers: cluster.Workers = cluster.ALONE,
     ) -> None:
         clock = time.perf_counter()
         self.config = config
+        self.workers = workers
         self.strategy = strategy or tf.distribute.get_strategy()
         self.trainer_class = trainer_class
         self.extra_callbacks = extra_callbacks
+        if not workers.chief:
+            workers.gather(None)  # the chief has made the cache
         self.dataset = data.load(
             config.dataset,
             config.data_dir,
@@ -144,6 +172,8 @@ class Experiment:
             cache_dir=config.cache_dir,
             strict=config.strict,
         )  # fmt: skip
+        if workers.chief:
+            workers.gather(None)
         for warning in self.dataset.warnings():
             warn(warning)
         self.splits = _split(config, self.dataset)
@@ -157,14 +187,17 @@ class Experiment:
         self.steps = config.epochs * self.steps_per_epoch
         self.seconds = {"data": time.perf_counter() - clock}
 
-    def run(self) -> Result:
-        """Trains, evaluates and writes the model directory."""
+    def run(self) -> Result | None:
+        """Trains, evaluates and, as the chief, writes the model directory."""
         config = self.config
         model_dir = Path(config.model_dir)
+        # A worker without the checkpoint learns from the check that it should have one.
+        resume = config.resume if self.workers.chief else config.resume and "auto"
         manager = checkpoints.CheckpointManager(
-            model_dir / artifact.CHECKPOINTS, config.resume
+            model_dir / artifact.CHECKPOINTS, resume, self.workers.chief
         )
-        if not manager.log_name:
+        distribution.check_state(self.workers, self.dataset.sha256, manager.checksum())
+        if self.workers.chief and not manager.log_name:
             manager.log_name = directory.new_log_name(config.log_dir, config.model)
         log_dir = Path(config.log_dir) / manager.log_name
         trainer, description = self._train(manager, log_dir)
@@ -172,6 +205,8 @@ class Experiment:
         finished = self.build_model("float32", finished=True)
         finished.set_weights(trainer.model.get_weights())
         measured = self._evaluate(trainer, finished)
+        if not self.workers.chief:
+            return None
         metrics = self._export(finished, description, measured, trainer.seconds)
         return Result(finished, description, metrics, model_dir, log_dir)
 
@@ -189,6 +224,7 @@ class Experiment:
             precision=precision,
             test_shift=config.test_shift if finished else 0,
             test_flip=config.test_flip and finished,
+            sync_batch_norm=config.sync_batch_norm and not finished,
         )
 
     def build_trainer(self, learning_rate: float) -> Trainer:
@@ -233,6 +269,7 @@ class Experiment:
             restore_best_weights=config.restore_best_weights,
             log_every=min(config.log_every, config.save_every or config.log_every),
             shards=config.shards,
+            gather=self.workers.gather,
         )
         trainer.seconds["trace"] += time.perf_counter() - clock
         return trainer
@@ -258,7 +295,7 @@ class Experiment:
         )
 
         def pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            return dataloader.training_batches(
+            batches = dataloader.training_batches(
                 images,
                 labels,
                 batch_size=config.batch_size,
@@ -273,16 +310,27 @@ class Experiment:
                 pipeline=context.input_pipeline_id,
                 pipelines=context.num_input_pipelines,
             )
+            # Of a finite data set, workers would ask each other in each step whether
+            # it has ended.
+            return batches if self.workers.count == 1 else batches.repeat()
 
         batches = self.strategy.distribute_datasets_from_function(pipeline)
         trainer.seconds["trace"] += time.perf_counter() - clock
         return batches
 
     def evaluation_batches(self, split: str) -> Iterable | None:
-        """Returns every sample of a split once; None if it has none."""
+        """Returns every sample of a split once; None if it has none.
+
+        Each of several workers gets its share of them.
+        """
         images, labels, indices = self.splits[split]
         if not len(indices):
             return None
+        if self.workers.count > 1:
+            shares = np.array_split(indices, self.workers.count)
+            return dataloader.evaluation_batches(
+                images, labels, indices=shares[self.workers.index]
+            )
         whole = len(indices) == len(labels)  # needs no copy
         batches = dataloader.evaluation_batches(
             images, labels, indices=None if whole else indices
@@ -310,12 +358,12 @@ class Experiment:
                 self.dataset,
                 self.splits,
                 trainer.model,
-                hardware.describe(config.precision),
+                hardware.describe(config.precision, self.strategy.num_replicas_in_sync),
                 manager.events,
                 init_from,
             )
             manager.restore(trainer, description, self.steps)
-            save = functools.partial(manager.save, trainer, description)
+            save = functools.partial(self._save, manager, trainer, description)
             try:
                 self._fit(trainer, save, log_dir)
                 return trainer, description
@@ -332,28 +380,40 @@ class Experiment:
                     f"{rate:g} ({manager.rollbacks} of {_MAX_ROLLBACKS} rollbacks)"
                 )
 
+    def _save(
+        self,
+        manager: checkpoints.CheckpointManager,
+        trainer: Trainer,
+        description: Mapping[str, Any],
+    ) -> None:
+        """Saves a checkpoint; returns when the chief has written it."""
+        manager.save(trainer, description)
+        self.workers.gather(None)
+
     def _fit(self, trainer: Trainer, save: Callable[[], None], log_dir: Path) -> None:
         """Trains to the end, or until a signal or early stopping ends the run."""
-        config = self.config
+        config, workers = self.config, self.workers
         if trainer.step >= self.steps:
             say("the run is complete; raise --epochs to train on")
         progress = callbacks.ProgressBar(done=trainer.step)
         tensorboard = callbacks.TensorBoardLogger(
-            log_dir, config.to_dict(), trainer.step
+            log_dir, config.to_dict(), trainer.step, workers.chief
         )
         early_stopping = callbacks.EarlyStopping(trainer, config.early_stopping)
         early_stopping.check()
         # A checkpoint has the state that the callbacks before it have at its step.
         checkpointer = callbacks.Checkpointer(
-            save, config.save_every, config.save_every_seconds, trainer.step
-        )
+            save, config.save_every, config.save_every_seconds, trainer.step,
+            workers.gather,
+        )  # fmt: skip
 
         def stop(signal: str) -> bool:
             if trainer.running:  # else there is nothing that is not saved
                 trainer.stop(signal)
             return trainer.running
 
-        with GracefulStop(stop) as signals:
+        with GracefulStop(stop, workers.tell) as signals:
+            workers.on_signal(signals.receive_elsewhere)
             try:
                 trainer.fit(
                     self.training_batches(trainer),
@@ -368,10 +428,11 @@ class Experiment:
             finally:
                 progress.close()
             tensorboard.close()
-            if signals.signum:
+            signum = max(workers.gather(signals.signum))
+            if signum:
                 save()
                 where = f"saved at step {trainer.step} of {self.steps}"
-                raise Interrupted(signals.signum, f"{where}; continue with --resume")
+                raise Interrupted(signum, f"{where}; continue with --resume")
         if trainer.stopped:
             say(f"stopped early: {trainer.stopped}")
 
@@ -449,11 +510,6 @@ def _check_batch_size(config: Config, train: int, replicas: int) -> None:
         raise UserError(
             f"--batch_size must be a multiple of {parts}, the number of shards times "
             f"replicas (got {config.batch_size})"
-        )
-    if config.global_clipnorm and replicas > 1:
-        raise UserError(
-            "--global_clipnorm must be 0 with several replicas, because each would "
-            f"clip its own part of the gradient (got {config.global_clipnorm})"
         )
     if config.batch_size > train:
         raise UserError(

@@ -253,13 +253,14 @@ def build(
     precision: str = "float32",
     test_shift: int = 0,
     test_flip: bool = False,
+    sync_batch_norm: bool = False,
 ) -> keras.Model:
     """Builds the network called `name`, a key of `MODELS`, with its variables.
 
     Its constructor gets its arguments from `settings`, of which the others are ignored.
     `image_shape` is (height, width) or (height, width, channels). "bfloat16" is mixed
     precision with float32 weights. `test_shift` and `test_flip` wrap the network in
-    `TestTimeAugmented`.
+    `TestTimeAugmented`. `sync_batch_norm` is `synchronized` of each normalisation.
 
     Raises:
       UserError: there is no such network or precision.
@@ -279,6 +280,9 @@ def build(
         # A subclassed model gets its variables when it is called.
         shape = (*image_shape, 1)[:3]
         model(tf.zeros([1, *shape], tf.uint8))
+        for layer in model._flatten_layers():
+            if isinstance(layer, BatchNormalization):
+                layer.synchronized = sync_batch_norm
         return model
     except (ValueError, tf.errors.OpError) as error:
         height, width = image_shape[:2]

@@ -27,6 +27,7 @@ from mnist_tf.nn.metrics import METRICS, Metric, MetricSet
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
+_REPLICAS = "replicas/"  # where a state has the values of each replica
 _MAX_CALL_SECONDS = 0.25  # of one graph call, which `stop` may have to wait for
 
 
@@ -93,6 +94,8 @@ class Trainer:
       shards: equal parts of each batch that run in parallel; batch normalisation sees
         one at a time. Every batch size must be a multiple of it. Faster for small
         operations if each shard has a thread (`hardware.divide_cores`).
+      gather: returns what each process that trains along passes, JSON types, the
+        chief's first. By default there is no other.
 
     Attributes:
       step: steps done so far.
@@ -116,6 +119,7 @@ class Trainer:
         restore_best_weights: bool = False,
         log_every: int = 50,
         shards: int = 1,
+        gather: Callable[[Any], list[Any]] = lambda value: [value],
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -125,6 +129,7 @@ class Trainer:
         self.restore_best_weights = restore_best_weights
         self.log_every = log_every
         self.shards = shards
+        self.gather = gather
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.best_weights: list[np.ndarray] | None = None
@@ -172,13 +177,12 @@ class Trainer:
         self.seconds["trace"] += time.perf_counter() - clock
         self.running = True
         try:
-            while len(self.history) < epochs and not self.stopped:
+            while len(self.history) < epochs and self._agree_on(1):
                 epoch = len(self.history) + 1
                 done, end = self.step % steps_per_epoch, epoch * steps_per_epoch
                 # A run that was stopped during validation is at the end already.
                 target = min(self.step + self.log_every - done % self.log_every, end)
-                self._train_until(target, iterator)
-                if self.step < target:
+                if not self._train_until(target, iterator):
                     break
                 metrics, at_end = self.metrics.results() | self._pace, target == end
                 if at_end:
@@ -237,10 +241,17 @@ class Trainer:
         loss = tf.reduce_mean(losses)
         if self.model.losses:
             loss += tf.add_n(self.model.losses)
-        return loss / self.strategy.num_replicas_in_sync
+        return loss / self._replicas
 
     def apply_gradients(self, gradients: Sequence[tf.Tensor]) -> None:
         """Updates the model's trainable variables by their gradients."""
+        norm, replicas = self.optimizer.global_clipnorm, self._replicas
+        if norm and replicas > 1:
+            # The optimizer clips before it adds up the replicas' gradients.
+            context = tf.distribute.get_replica_context()
+            summed = context.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))
+            clipped, _ = tf.clip_by_global_norm(summed, norm)
+            gradients = [gradient / replicas for gradient in clipped]
         self.optimizer.apply(gradients, self.model.trainable_variables)
 
     def evaluate(
@@ -273,8 +284,14 @@ class Trainer:
             self.optimizer.finalize_variable_values(self.model.trainable_variables)
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Returns all that resuming needs: arrays by name, and a JSON record."""
+        """Returns all that resuming needs: arrays by name, and a JSON record.
+
+        All processes that train together must call it.
+        """
         arrays = {name: np.asarray(value) for name, value in self._variables().items()}
+        if self._replicas > 1:
+            for name, values in self._read_replicas().items():
+                arrays[_REPLICAS + name] = values
         for index, weights in enumerate(self.best_weights or []):
             arrays[f"best/{index}"] = weights
         states = {name: each.state() for name, each in self._stateful.items()}
@@ -295,8 +312,9 @@ class Trainer:
         """
         variables = self._variables()
         best = [name for name in arrays if name.startswith("best/")]
+        extra = tuple(name for name in arrays if name.startswith(("best/", _REPLICAS)))
         shapes = {name: tuple(value.shape) for name, value in variables.items()}
-        saved = {name: arrays[name].shape for name in arrays if name not in best}
+        saved = {name: arrays[name].shape for name in arrays if name not in extra}
         if saved != shapes:
             raise UserError(
                 "--resume: the checkpoint is of a model, an optimizer or metrics of "
@@ -304,6 +322,13 @@ class Trainer:
             )
         for name, variable in variables.items():
             variable.assign(arrays[name])
+        own = {
+            name: arrays[_REPLICAS + name]
+            for name in self._replicated(variables)
+            if _REPLICAS + name in arrays
+        }
+        if own and len(next(iter(own.values()))) == self._replicas:
+            self._write_replicas(own)
         self.best_weights = [arrays[f"best/{i}"] for i in range(len(best))] or None
         self.step = record["step"]
         self.history = list(record["history"])
@@ -351,15 +376,77 @@ class Trainer:
             for index, variable in enumerate(part.variables)
         }
 
-    def _train_until(self, step: int, iterator: tf.data.Iterator) -> None:
-        """Trains up to a step, or until `stop` is called."""
+    @property
+    def _replicas(self) -> int:
+        return self.strategy.num_replicas_in_sync
+
+    def _replicated(
+        self, variables: Mapping[str, keras.Variable]
+    ) -> dict[str, keras.Variable]:
+        """The variables of which each replica has a value of its own."""
+        on_read = tf.VariableSynchronization.ON_READ
+        return {
+            name: variable
+            for name, variable in variables.items()
+            if variable.value.synchronization == on_read
+        }
+
+    def _read_replicas(self) -> dict[str, np.ndarray]:
+        """The values of those variables, with an axis of the replicas in front."""
+        variables = self._replicated(self._variables())
+        values = self.strategy.experimental_local_results(self._gather_replicas())[0]
+        sizes = [math.prod(each.shape) for each in variables.values()]
+        parts = np.split(values.numpy(), np.cumsum(sizes)[:-1], axis=1)
+        return {
+            name: part.reshape(-1, *variables[name].shape).astype(variables[name].dtype)
+            for name, part in zip(variables, parts, strict=True)
+        }
+
+    @tf.function
+    def _gather_replicas(self) -> Any:
+        """The values of each replica in a row, float64 [replicas, n]."""
+        variables = self._replicated(self._variables()).values()
+
+        def gather() -> tf.Tensor:
+            flat = [tf.reshape(each.value, [1, -1]) for each in variables]
+            row = tf.concat([tf.cast(each, tf.float64) for each in flat], 1)
+            return tf.distribute.get_replica_context().all_gather(row, axis=0)
+
+        return self.strategy.run(gather)
+
+    def _write_replicas(self, values: Mapping[str, np.ndarray]) -> None:
+        variables = self._variables()
+
+        @tf.function
+        def write() -> None:
+            context = tf.distribute.get_replica_context()
+            replica = context.replica_id_in_sync_group
+            for name, each in values.items():
+                variables[name].assign(tf.gather(each, replica))
+
+        self.strategy.run(write)
+
+    def _train_until(self, step: int, iterator: tf.data.Iterator) -> bool:
+        """Trains up to a step; returns whether it came so far before a `stop`."""
         samples, before = self.metrics.samples(), self.seconds["train"]
-        while self.step < step and not self.stopped:
-            self._call(min(self._steps_per_call, step - self.step), iterator)
+        while self.step < step:
+            steps = self._agree_on(min(self._steps_per_call, step - self.step))
+            if not steps:
+                break
+            self._call(steps, iterator)
         seconds = self.seconds["train"] - before
         if seconds:
             trained = self.metrics.samples() - samples
             self._pace["images_per_second"] = trained / seconds
+        return self.step == step
+
+    def _agree_on(self, steps: int) -> int:
+        """Returns the chief's number of steps, or 0 if any process is to stop."""
+        votes = self.gather([steps, self.stopped])
+        reason = next((reason for _, reason in votes if reason), "")
+        if reason:
+            self.stopped = reason
+        return 0 if reason else votes[0][0]
 
     def _call(self, steps: int, iterator: tf.data.Iterator) -> None:
         """Runs some steps in one graph call."""
@@ -444,5 +531,7 @@ class Trainer:
     def _unless_stopped(self, batches: Iterable) -> Iterator:
         for batch in batches:
             if self.stopped:
-                raise _StoppedError
+                break
             yield batch
+        if not self._agree_on(1):
+            raise _StoppedError

@@ -19,6 +19,7 @@ VERBS = {
     "evaluate": "Evaluate a model on a labelled data set.",
     "predict": "Classify images with a trained model.",
     "serve": "Serve a model over HTTP.",
+    "launch": "Train with several workers on this computer.",
     "recipes": "List the packaged flag files.",
 }
 _EXIT_SECONDS = 1.5  # from a signal to the exit, whatever is running
@@ -63,7 +64,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         end = threading.Timer(_EXIT_SECONDS, os._exit, [128 + signum])
         end.daemon = True
         end.start()
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(signum)
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, interrupt)

@@ -19,7 +19,9 @@ def main(argv: Sequence[str]) -> None:
     config = parsing.parse(argv, __doc__ or "", parsing.define_config, _config)
     from mnist_tf import experiment
 
-    print(experiment.run(config))
+    result = experiment.run(config)
+    if result:  # else the chief prints it
+        print(result)
 
 
 def _config(values: parsing.Values) -> Config:

@@ -5,9 +5,15 @@ All draws follow from a seed, so that a resumed run sees the same batches.
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+# The index of a share of a batch, and the number of shares.
+Share = tuple[Any, int]
+Draw = Callable[..., tf.Tensor]
 
 _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
@@ -43,29 +49,43 @@ def augment(
     augmentation: Augmentation,
     seed: tf.Tensor,
     flips: tf.Tensor | None = None,
+    share: Share = (0, 1),
 ) -> tf.Tensor:
-    """Augments each image of a batch.
+    """Augments each image of a batch, or of a share of it.
 
     Args:
       images: uint8 [B, H, W, C]; pixels outside count as 0.
       augmentation: what to do, and how much at most.
       seed: integers [2]; the same seed gives the same result.
       flips: bool [B], which images to mirror; None draws half of them.
+      share: which of how many equal shares of a batch the images are: each image then
+        gets what it would get in the whole batch.
 
     Returns:
       The same shape and dtype.
     """
     limits = augmentation
+
+    def draw(
+        shape: list[int], seed: tf.Tensor, low: float = 0.0, high: float = 1.0
+    ) -> tf.Tensor:
+        return _drawn(
+            images,
+            share,
+            lambda n: tf.random.stateless_uniform([n, *shape], seed, low, high),
+        )
+
     if limits.shift or limits.rotation or limits.zoom or limits.shear:
-        images = _transformed(images, limits, seed)
+        images = _transformed(images, limits, draw, seed)
     # A seed for each kind, so that one does not depend on the others.
     seeds = [tf.random.experimental.stateless_fold_in(seed, kind) for kind in range(3)]
     if limits.flip:
-        images = _flipped(images, seeds[0], flips)
+        flips = draw([], seeds[0]) < 0.5 if flips is None else flips
+        images = _flipped(images, flips)
     if limits.color_jitter:
-        images = _jittered(images, limits.color_jitter, seeds[1])
+        images = _jittered(images, limits.color_jitter, draw, seeds[1])
     if limits.cutout:
-        images = _cut_out(images, limits.cutout, seeds[2])
+        images = _cut_out(images, limits.cutout, draw, seeds[2])
     return images
 
 
@@ -75,8 +95,9 @@ def mixup(
     alpha: float,
     num_classes: int,
     seed: tf.Tensor,
+    share: Share = (0, 1),
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mixes each image of a batch, and its label, with another of the batch.
+    """Mixes each image of a batch, and its label, with its neighbour's.
 
     Method: Zhang et al., 2018, arXiv:1710.09412, with a weight for each image.
 
@@ -86,33 +107,45 @@ def mixup(
       alpha: both parameters of the beta distribution that the weights are drawn from.
       num_classes: number of classes.
       seed: integers [2]; the same seed gives the same result.
+      share: that of `augment`.
 
     Returns:
       uint8 [B, H, W, C], and float32 [B, num_classes], which add up to 1.
     """
-    batch = tf.shape(images)[0]
     seed = tf.random.experimental.stateless_fold_in(seed, 3)
     # A pair of gamma variates, scaled to add up to 1, has a beta distribution.
-    draws = tf.random.stateless_gamma([batch, 2], seed, alpha)
+    draws = _drawn(
+        images, share, lambda n: tf.random.stateless_gamma([n, 2], seed, alpha)
+    )
     # Of a small alpha both may underflow.
     weights = tf.math.divide_no_nan(draws[:, 0], tf.reduce_sum(draws, axis=1))
     weights = tf.reshape(weights, [-1, 1, 1, 1])
     pixels = tf.cast(images, tf.float32)
-    mixed = weights * pixels + (1.0 - weights) * pixels[::-1]
-    targets, share = tf.one_hot(labels, num_classes), weights[:, :, 0, 0]
-    targets = share * targets + (1.0 - share) * targets[::-1]
+    # 0 with 1, 2 with 3, and so on; the last of an odd number stays as it is.
+    places = tf.range(tf.shape(images)[0])
+    neighbour = tf.minimum(tf.bitwise.bitwise_xor(places, 1), places[-1])
+    mixed = weights * pixels + (1.0 - weights) * tf.gather(pixels, neighbour)
+    targets, own = tf.one_hot(labels, num_classes), weights[:, :, 0, 0]
+    targets = own * targets + (1.0 - own) * tf.gather(targets, neighbour)
     return tf.cast(tf.round(mixed), images.dtype), targets
 
 
+def _drawn(images: tf.Tensor, share: Share, draw: Draw) -> tf.Tensor:
+    """Draws for the images of a whole batch and returns the part of a share of it."""
+    index, shares = share
+    count = tf.shape(images)[0]
+    first = tf.cast(index, tf.int32) * count
+    return draw(count * shares)[first : first + count]
+
+
 def _transformed(
-    images: tf.Tensor, augmentation: Augmentation, seed: tf.Tensor
+    images: tf.Tensor, augmentation: Augmentation, draw: Draw, seed: tf.Tensor
 ) -> tf.Tensor:
     """Transforms each image by a random affine map around its centre, in one kernel."""
-    batch = tf.shape(images)[0]
     zoom, shift = augmentation.zoom, augmentation.shift
     angles = np.radians([augmentation.rotation, augmentation.shear])
     limits = tf.constant([*angles, zoom, zoom, shift, shift], tf.float32)
-    draws = limits * tf.random.stateless_uniform([batch, 6], seed, -1.0, 1.0)
+    draws = limits * draw([6], seed, -1.0, 1.0)
     rotation, shear, zoom_x, zoom_y, shift_x, shift_y = tf.unstack(draws, axis=1)
     if augmentation.whole_pixels:
         # Every whole number of pixels, the outermost too, is equally likely.
@@ -137,17 +170,16 @@ def _transformed(
     )
 
 
-def _flipped(images: tf.Tensor, seed: tf.Tensor, flips: tf.Tensor | None) -> tf.Tensor:
-    if flips is None:
-        flips = tf.random.stateless_uniform([tf.shape(images)[0]], seed) < 0.5
+def _flipped(images: tf.Tensor, flips: tf.Tensor) -> tf.Tensor:
     mirrored = tf.reshape(flips, [-1, 1, 1, 1])
     return tf.where(mirrored, images[:, :, ::-1], images)
 
 
-def _jittered(images: tf.Tensor, limit: float, seed: tf.Tensor) -> tf.Tensor:
-    shape = [3, tf.shape(images)[0], 1, 1, 1]
-    factors = tf.random.stateless_uniform(shape, seed, 1.0 - limit, 1.0 + limit)
-    brightness, contrast, saturation = tf.unstack(factors)
+def _jittered(
+    images: tf.Tensor, limit: float, draw: Draw, seed: tf.Tensor
+) -> tf.Tensor:
+    factors = draw([3, 1, 1, 1], seed, 1.0 - limit, 1.0 + limit)
+    brightness, contrast, saturation = tf.unstack(factors, axis=1)
     pixels = tf.cast(images, tf.float32) * brightness
     mean = tf.reduce_mean(pixels, axis=[1, 2, 3], keepdims=True)
     pixels = mean + (pixels - mean) * contrast
@@ -157,13 +189,15 @@ def _jittered(images: tf.Tensor, limit: float, seed: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.round(tf.clip_by_value(pixels, 0.0, 255.0)), images.dtype)
 
 
-def _cut_out(images: tf.Tensor, side: int, seed: tf.Tensor) -> tf.Tensor:
-    batch, (height, width) = tf.shape(images)[0], images.shape[1:3]
+def _cut_out(images: tf.Tensor, side: int, draw: Draw, seed: tf.Tensor) -> tf.Tensor:
+    height, width = images.shape[1:3]
     # The centre is anywhere in the image, so a part of the square may be outside.
-    centers = tf.random.stateless_uniform([2, batch, 1], seed)
+    centers = draw([2, 1], seed)
     rows, columns = (
         tf.abs(tf.range(size, dtype=tf.float32) + 0.5 - center * size) < side / 2
-        for size, center in zip((height, width), tf.unstack(centers), strict=True)
+        for size, center in zip(
+            (height, width), tf.unstack(centers, axis=1), strict=True
+        )
     )
     inside = rows[:, :, tf.newaxis] & columns[:, tf.newaxis, :]
     return tf.where(inside[..., tf.newaxis], tf.zeros([], images.dtype), images)

@@ -1,5 +1,6 @@
 """Layers, and an initializer, that Keras lacks or is slow at on a CPU."""
 
+import math
 from typing import Any
 
 import keras
@@ -19,16 +20,22 @@ class BatchNormalization(keras.layers.Layer):
     2015, arXiv:1502.03167.
 
     Takes float [B, C] or [B, H, W, C] and returns the same shape and dtype. Statistics,
-    scale and offset are float32 at any precision. `momentum` (of the moving averages)
-    and `epsilon` mean what they do in Keras.
+    scale and offset are float32 at any precision. `momentum` (of the moving averages),
+    `epsilon` and `synchronized` (the statistics are those of all replicas) mean what
+    they do in Keras.
     """
 
     def __init__(
-        self, momentum: float = 0.9, epsilon: float = 1e-3, **kwargs: Any
+        self,
+        momentum: float = 0.9,
+        epsilon: float = 1e-3,
+        synchronized: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.momentum = momentum
         self.epsilon = epsilon
+        self.synchronized = synchronized
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates scale, offset and moving averages, each [C]."""
@@ -44,6 +51,9 @@ class BatchNormalization(keras.layers.Layer):
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Normalises by the batch in training, else by the moving averages."""
         training = training and self.trainable  # as Keras's layer
+        context = tf.distribute.get_replica_context()
+        if training and self.synchronized and context.num_replicas_in_sync > 1:
+            return self._normalize_all(inputs, context)
         flat = len(inputs.shape) == 2
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs[:, None, None, :] if flat else inputs,
@@ -59,6 +69,32 @@ class BatchNormalization(keras.layers.Layer):
             self.moving_mean.assign(mean)
             self.moving_variance.assign(variance)
         return outputs[:, 0, 0, :] if flat else outputs
+
+    def _normalize_all(
+        self, inputs: tf.Tensor, context: tf.distribute.ReplicaContext
+    ) -> tf.Tensor:
+        """Normalises by the batches of all replicas, which are equally large."""
+        values = tf.cast(inputs, tf.float32)
+        axes = list(range(len(inputs.shape) - 1))
+        moments = tf.reduce_mean(
+            [values, tf.square(values)], [axis + 1 for axis in axes]
+        )
+        mean, square = tf.unstack(
+            context.all_reduce(tf.distribute.ReduceOp.MEAN, moments)
+        )
+        variance = tf.maximum(square - tf.square(mean), 0.0)
+        count = math.prod(inputs.shape[1:-1]) * tf.shape(inputs)[0]
+        count = tf.cast(count * context.num_replicas_in_sync, tf.float32)
+        unbiased = variance * count / tf.maximum(count - 1.0, 1.0)  # as the kernel's
+        for average, now in (
+            (self.moving_mean, mean),
+            (self.moving_variance, unbiased),
+        ):
+            average.assign(self.momentum * average.value + (1.0 - self.momentum) * now)
+        outputs = tf.nn.batch_normalization(
+            values, mean, variance, self.beta.value, self.gamma.value, self.epsilon
+        )
+        return tf.cast(outputs, inputs.dtype)
 
 
 class HaarTransform(keras.layers.Layer):

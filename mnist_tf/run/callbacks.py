@@ -128,15 +128,22 @@ class TensorBoardLogger:
       done: steps done before. Later points, of steps that were lost, are removed.
 
     A directory that cannot be written to is no error: a warning says so, and the run
-    goes on without curves. If it is removed, they start anew.
+    goes on without curves. If it is removed, they start anew. A logger that is not
+    `enabled` logs nothing.
     """
 
     def __init__(
-        self, log_dir: Path, settings: Mapping[str, Any], done: int = 0
+        self,
+        log_dir: Path,
+        settings: Mapping[str, Any],
+        done: int = 0,
+        enabled: bool = True,
     ) -> None:
         self.log_dir = log_dir
-        self.failed = False
+        self.failed = not enabled
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
+        if not enabled:
+            return
         with self._tolerating_errors():
             existing = list(log_dir.glob("*/events.*"))
             for events in existing:
@@ -210,7 +217,8 @@ class Checkpointer:
     """Calls `save` at the end of each epoch and at intervals.
 
     These are in steps, rounded up to the next call, and in seconds; 0 for none. `done`
-    is the number of steps done before this process took over.
+    is the number of steps done before this process took over. `gather` is that of the
+    trainer: the chief's clock decides.
     """
 
     def __init__(
@@ -219,18 +227,22 @@ class Checkpointer:
         every: int = 0,
         every_seconds: float = 0.0,
         done: int = 0,
+        gather: Callable[[Any], list[Any]] = lambda value: [value],
     ) -> None:
         self.save = save
         self.every = every
         self.every_seconds = every_seconds
         self.step = done
+        self.gather = gather
         self.saved = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
         """Saves a checkpoint if one is due."""
         steps = self.every and progress.step // self.every > self.step // self.every
         elapsed = time.monotonic() - self.saved
-        seconds = self.every_seconds and elapsed >= self.every_seconds
+        seconds = (
+            bool(self.every_seconds) and self.gather(elapsed >= self.every_seconds)[0]
+        )
         if progress.epoch_done or steps or seconds:
             self.save()
             self.saved = time.monotonic()

@@ -4,6 +4,7 @@ A checkpoint is one npz file: the trainer's arrays by name and, under `record`, 
 object with its counters, its history and the settings of the run.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -29,7 +30,8 @@ Arrays = Mapping[str, np.ndarray]
 class CheckpointManager:
     """The checkpoints of a run: the files in `folder`, and the latest one in memory.
 
-    `resume` is the setting of that name.
+    `resume` is the setting of that name. A manager that does not write keeps the latest
+    one in memory only.
 
     Attributes:
       latest: arrays and record of the latest checkpoint; None if there is none.
@@ -41,8 +43,9 @@ class CheckpointManager:
       UserError: `resume` is set and there is no checkpoint that can be read.
     """
 
-    def __init__(self, folder: Path, resume: Switch) -> None:
+    def __init__(self, folder: Path, resume: Switch, writes: bool = True) -> None:
         self.folder = folder
+        self.writes = writes
         self.latest: tuple[Arrays, dict[str, Any]] | None = None
         self.log_name = ""
         self.events: list[dict[str, Any]] = []
@@ -56,6 +59,16 @@ class CheckpointManager:
             self.latest = arrays, record
             self.log_name = record["log_name"]
             self.events = record["description"]["events"]
+
+    def checksum(self) -> str:
+        """Returns a checksum of the latest checkpoint; "" if there is none."""
+        if not self.latest:
+            return ""
+        arrays, record = self.latest
+        found = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
+        for name in sorted(arrays):
+            found.update(name.encode() + arrays[name].tobytes())
+        return found.hexdigest()
 
     @property
     def rollbacks(self) -> int:
@@ -94,7 +107,8 @@ class CheckpointManager:
         """Saves the state of a trainer, with the description of its run."""
         arrays, record = trainer.state()
         record.update(description=description, log_name=self.log_name)
-        save(self.folder, trainer.step, arrays, record, self._stale)
+        if self.writes:
+            save(self.folder, trainer.step, arrays, record, self._stale)
         self._stale = []
         self.latest = arrays, record
 

@@ -39,11 +39,12 @@ def fastest_precision() -> str:
     return "bfloat16" if bfloat16 else "float32"
 
 
-def describe(precision: str) -> dict[str, Any]:
+def describe(precision: str, replicas: int = 1) -> dict[str, Any]:
     """Returns what the bits of a run depend on, besides its settings and versions.
 
     Args:
       precision: the precision of the run; not "auto".
+      replicas: number of replicas that share each batch.
     """
     threading = tf.config.threading
     processor, instructions = _processor()
@@ -54,6 +55,7 @@ def describe(precision: str) -> dict[str, Any]:
         "inter_op_threads": threading.get_inter_op_parallelism_threads() or cores(),
         "gpus": len(tf.config.list_physical_devices("GPU")),
         "precision": precision,
+        "replicas": replicas,
     }
 
 

@@ -20,7 +20,7 @@ from mnist_tf.run.callbacks import format_metric
 _FREE_ON_RESUME = {
     "dataset", "data_dir", "epochs", "early_stopping", "model_dir", "log_dir", "resume",
     "overwrite", "save_every", "save_every_seconds", "on_nonfinite", "log_every",
-    "test_shift", "test_flip", "strict", "cache_dir",
+    "test_shift", "test_flip", "strict", "cache_dir", "strategy", "cluster_timeout",
 }  # fmt: skip
 
 
@@ -39,7 +39,6 @@ def describe(
     `hardware` is that of `hardware.describe`, `events` those of the checkpoints,
     `init_from` that of `fine_tuning.initialize`.
     """
-    packages = ("tensorflow", "keras", "numpy", "ai-edge-litert")
     return {
         "config": settings,
         "dataset": {
@@ -60,12 +59,16 @@ def describe(
         "init_from": init_from,
         "hardware": hardware,
         "events": events,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: _version(name) for name in packages},
-        },
-        "git_commit": _git_commit(),
+        "versions": versions(),
+        "git_commit": git_commit(),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Returns the versions of Python and of the packages that decide the weights."""
+    packages = ("tensorflow", "keras", "numpy", "ai-edge-litert")
+    python = {"python": platform.python_version()}
+    return python | {name: _version(name) for name in packages}
 
 
 def compare(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -94,7 +97,8 @@ def compare(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[str, 
         )
     pairs = {
         "epochs": (was["epochs"], is_now["epochs"]),
-        "hardware": (saved["hardware"], now["hardware"]),
+        # A checkpoint that is older than the setting has one replica.
+        "hardware": ({"replicas": 1, **saved["hardware"]}, now["hardware"]),
     }
     return [
         {"event": what, "from": before, "to": after}
@@ -176,7 +180,7 @@ def _version(package: str) -> str | None:
     return next((found.version for found in metadata.distributions(name=package)), None)
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Returns the commit of this code, `-dirty` if changed; None outside a checkout."""
     here = Path(__file__)
 

@@ -8,7 +8,9 @@ from mnist_tf.config import Config
 from mnist_tf.errors import UserError
 from mnist_tf.run import manifest
 
-HARDWARE = {"processor": "some avx2", "cores": 2, "intra_op_threads": 1}
+HARDWARE = {
+    "processor": "some avx2", "cores": 2, "intra_op_threads": 1, "replicas": 1
+}  # fmt: skip
 
 
 def described(**settings):
@@ -41,6 +43,14 @@ def test_other_epochs_and_other_hardware_are_events_of_the_run():
     assert line == (
         "from step 64 on other hardware, which adds up otherwise: cores 2 -> 1"
     )
+
+
+def test_a_checkpoint_without_a_number_of_replicas_has_one():
+    before = {key: HARDWARE[key] for key in HARDWARE if key != "replicas"}
+    assert manifest.compare(described() | {"hardware": before}, described()) == []
+    now = described() | {"hardware": HARDWARE | {"replicas": 2}}
+    [event] = manifest.compare(described() | {"hardware": before}, now)
+    assert "replicas 1 -> 2" in manifest.describe_event({"step": 64, **event})
 
 
 @pytest.mark.fault
