@@ -89,8 +89,15 @@ def test_each_step_of_each_seed_has_its_own_distortions():
 
 def test_replicas_divide_the_batch_of_one_device():
     whole = labels_of(batches())
-    halves = labels_of(batches(replicas=2))
-    np.testing.assert_array_equal(whole, halves)
+    one, two = (batches(augmentation=AFFINE, replicas=count) for count in (1, 2))
+    for part, (alone, divided) in enumerate(
+        zip(map(list, zip(*one, strict=True)), map(list, zip(*two, strict=True)),
+            strict=True)
+    ):  # fmt: skip
+        assert len(divided) == 2 * len(alone)
+        np.testing.assert_array_equal(
+            np.concatenate(alone), np.concatenate(divided), str(part)
+        )
     workers = [batches(replicas=2, pipelines=2, pipeline=index) for index in (0, 1)]
     for step in range(30):
         parts = [batch[step][1] for batch in workers]

@@ -268,10 +268,11 @@ def test_each_shard_is_normalised_on_its_own():
     assert np.abs(whole - together).max() > 1e-3
 
 
-def test_two_replicas_compute_what_one_device_does():
+@pytest.mark.parametrize("clipped", [[], ["clipped"]])
+def test_two_replicas_compute_what_one_device_does(clipped):
     # In a process of its own: devices can only be divided before they are used.
     code = """
-        import functools
+        import functools, sys
         import keras, pytest, tensorflow as tf
         cpu = tf.config.list_physical_devices("CPU")[0]
         halves = [tf.config.LogicalDeviceConfiguration()] * 2
@@ -282,12 +283,15 @@ def test_two_replicas_compute_what_one_device_does():
         for devices in (["CPU:0"], ["CPU:0", "CPU:1"]):
             strategy = tf.distribute.MirroredStrategy(devices)
             regularizer = keras.regularizers.L2(0.1)
+            # Without clipping, and with as much that it decides the steps.
+            norm = 0.05 if len(sys.argv) > 1 else None
             with strategy.scope():
                 # Without batch normalisation, which would see half a batch.
                 network = functools.partial(sequential, regularizer)
                 # SGD, as the steps of Adam do not depend on the scale of the loss.
                 trainer = make_trainer(
                     network, "sgd", metrics=both_kinds(), strategy=strategy)
+                trainer.optimizer.global_clipnorm = norm
             def pipeline(context):
                 return training_batches(
                     *data(), batch_size=16, seed=1, stop=2 * STEPS,
@@ -306,7 +310,9 @@ def test_two_replicas_compute_what_one_device_does():
         assert found[0][0]["accuracy"] < found[0][0]["top_3"] < 1
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True
+        [sys.executable, "-c", textwrap.dedent(code), *clipped],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
 

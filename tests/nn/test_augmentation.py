@@ -166,3 +166,21 @@ def test_mixed_labels_follow_the_mixed_pixels():
     expected = 200 * targets.numpy()[:, 1]
     np.testing.assert_allclose(mixed[:, 0, 0, 0], expected, atol=0.51)
     assert targets.numpy()[:, 1].std() > 0.1
+
+
+def test_a_share_of_a_batch_gets_what_it_would_get_in_the_whole_batch():
+    images = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
+    every_kind = Augmentation(2, 10, 0.1, 5, flip=True, color_jitter=0.3, cutout=4)
+    labels, seed = np.arange(12), [1, 2]
+
+    def changed(images, labels, share):
+        augmented = augment(images, every_kind, seed, share=share)
+        return mixup(augmented, labels, 0.4, 12, seed, share)
+
+    whole = changed(images, labels, (0, 1))
+    shares = [
+        changed(images[4 * i : 4 * i + 4], labels[4 * i : 4 * i + 4], (i, 3))
+        for i in range(3)
+    ]
+    for together, parts in zip(whole, zip(*shares, strict=True), strict=True):
+        np.testing.assert_array_equal(together, np.concatenate(parts))

@@ -1,5 +1,9 @@
 """The fused batch normalisation computes what Keras's own layer does; other layers."""
 
+import subprocess
+import sys
+import textwrap
+
 import keras
 import numpy as np
 import pytest
@@ -135,3 +139,59 @@ class TestIdentityInitializer:
     def test_with_fewer_filters_some_channels_are_not_passed_on(self):
         kernel = np.array(IdentityInitializer()((3, 3, 4, 2), "float32"))
         np.testing.assert_array_equal(kernel[1, 1], np.eye(4)[:, :2])
+
+
+def test_synchronized_replicas_normalise_by_the_whole_batch():
+    # In a process of its own: devices can only be divided before they are used.
+    code = """
+        import numpy as np, tensorflow as tf
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        halves = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, halves)
+        from mnist_tf.nn.layers import BatchNormalization
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        rng = np.random.default_rng(0)
+        for shape in ((8, 5), (8, 4, 4, 5)):
+            inputs = rng.normal(3, 2, shape).astype("float32")
+            targets = rng.normal(size=shape).astype("float32")
+
+            def passed(layer, images, targets):
+                images = tf.convert_to_tensor(images)
+                with tf.GradientTape() as tape:
+                    tape.watch(images)
+                    outputs = layer(images, training=True)
+                    loss = tf.reduce_sum(outputs * targets)
+                return outputs, tape.gradient(loss, images)
+
+            found = {}
+            for synchronized in (True, False):
+                whole = BatchNormalization()
+                with strategy.scope():
+                    layer = BatchNormalization(synchronized=synchronized)
+                    layer.build(shape)
+                def share(context):
+                    rows = context.replica_id_in_sync_group
+                    return inputs[4 * rows : 4 * rows + 4]
+                replicas = [
+                    strategy.experimental_distribute_values_from_function(
+                        lambda context, array=array: tf.constant(array[
+                            4 * context.replica_id_in_sync_group:][:4]))
+                    for array in (inputs, targets)
+                ]
+                parts = strategy.run(lambda i, t: passed(layer, i, t), replicas)
+                parts = [np.concatenate(strategy.experimental_local_results(part))
+                         for part in parts]
+                expected = passed(whole, inputs, targets)
+                averages = [
+                    np.abs(np.asarray(a) - np.asarray(b)).max()
+                    for a, b in zip(layer.non_trainable_variables,
+                                    whole.non_trainable_variables, strict=True)
+                ]
+                worst = [np.abs(a - b).max() for a, b in zip(parts, expected)]
+                found[synchronized] = max(worst + averages)
+            assert found[True] < 1e-5 < 0.01 < found[False], found
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
