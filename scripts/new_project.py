@@ -50,7 +50,9 @@ PARTS = {
     "serving": Part(
         paths=(
             "mnist_tf/serving/", "mnist_tf/cli/serve.py", "serve.py", "tests/serving/",
-            "deploy/", "requirements/", "docs/serving.md", "docs/page.png",
+            "deploy/Dockerfile", "deploy/mnist_tf.service",
+            "deploy/kubernetes/serve.yaml", "requirements/", "docs/serving.md",
+            "docs/page.png",
             "tests/test_photos.py",
         ),
         targets=("serve",),

@@ -9,12 +9,15 @@ import venv
 from pathlib import Path
 
 import httpx
+import kubernetes_validate
 import pytest
+import yaml
 
 from tests.conftest import ROOT
 from tests.serving.conftest import running_server
 
 DEPLOY = ROOT / "deploy"
+KUBERNETES = "1.33"
 
 
 def test_the_requirements_are_enough_to_predict_and_serve(model_dir, tmp_path):
@@ -51,11 +54,10 @@ def test_the_requirements_are_those_of_the_package():
     assert len(listed) == 13
 
 
-def test_the_dockerfile_passes_the_linter():
+@pytest.mark.parametrize("name", ["Dockerfile", "train.Dockerfile"])
+def test_the_dockerfiles_pass_the_linter(name):
     hadolint = Path(sys.executable).parent / "hadolint"
-    done = subprocess.run(
-        [hadolint, DEPLOY / "Dockerfile"], capture_output=True, text=True
-    )
+    done = subprocess.run([hadolint, DEPLOY / name], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -71,19 +73,39 @@ def test_systemd_accepts_the_unit(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("name", ["Dockerfile", "mnist_tf.service"])
-def test_the_files_and_flags_of_a_deployment_exist(name):
-    text = (DEPLOY / name).read_text()
-    (command,) = re.findall(r"^(?:ENTRYPOINT|ExecStart).*serve\.py.*$", text, re.M)
+def test_kubernetes_accepts_the_deployment():
+    text = (DEPLOY / "kubernetes" / "serve.yaml").read_text()
+    documents = {each["kind"]: each for each in yaml.safe_load_all(text)}
+    for document in documents.values():
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    assert set(documents) == {
+        "Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"
+    }  # fmt: skip
+    pod = documents["Deployment"]["spec"]["template"]["spec"]
+    [server] = pod["containers"]
+    assert {re.match(r"--(\w+)", each)[1] for each in server["args"]} <= known_flags()
+    # What a mistake would give.
+    server["port"] = server.pop("ports")
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(documents["Deployment"], KUBERNETES, strict=True)
+
+
+def known_flags():
     help_text = subprocess.run(
         [sys.executable, "serve.py", "--helpfull"],
         cwd=ROOT,
         capture_output=True,
         text=True,
     ).stdout
-    known = re.findall(r"--(?:\[no\])?(\w+):", help_text)
+    return set(re.findall(r"--(?:\[no\])?(\w+):", help_text))
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "mnist_tf.service"])
+def test_the_files_and_flags_of_a_deployment_exist(name):
+    text = (DEPLOY / name).read_text()
+    (command,) = re.findall(r"^(?:ENTRYPOINT|ExecStart).*serve\.py.*$", text, re.M)
     used = re.findall(r"--(\w+)", command)
-    assert "model_dir" in used and set(used) <= set(known)
+    assert "model_dir" in used and set(used) <= known_flags()
     for paths in re.findall(r"^COPY (.+) \S+$", text, re.M):
         for path in paths.split():
             assert (ROOT / path).exists(), path
