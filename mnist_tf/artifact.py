@@ -14,6 +14,7 @@ because readers prefer what is in `.incoming`. From there each part is moved to 
 place. A crash at any point leaves the old or the new model intact.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -44,6 +45,7 @@ _WEIGHTS = "model.weights.h5"  # Keras requires this suffix
 _INCOMING = ".incoming"
 _WRITING = ".incoming.tmp"
 _OUTGOING = ".outgoing"
+EXTRA = "assets.extra"  # where a published SavedModel has what is not TensorFlow's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,6 +255,41 @@ def write(
     return measured
 
 
+def versions(directory: str | os.PathLike) -> list[int]:
+    """Returns the versions in a repository, in ascending order; none if it is none.
+
+    A repository has a folder for each, which `copy_published` made.
+    """
+    with contextlib.suppress(OSError):
+        names = [path.name for path in Path(directory).iterdir()]
+        found = [int(name) for name in names if name.isascii() and name.isdecimal()]
+        return sorted(
+            version
+            for version in found
+            if (Path(directory) / str(version) / "saved_model.pb").is_file()
+        )
+    return []
+
+
+def copy_published(model_dir: str | os.PathLike, folder: Path) -> None:
+    """Copies a model directory as a SavedModel with all else in `EXTRA`.
+
+    The copy can be read like a model directory; it has no checkpoints.
+
+    Raises:
+      UserError: there is no model, or it is damaged.
+    """
+    found = read(model_dir)
+    extra = folder / EXTRA
+    shutil.copytree(found.saved_model(), folder)
+    extra.mkdir(exist_ok=True)
+    (extra / _TFLITE).write_bytes(found.tflite())
+    if found.description["schema_version"] > 1:
+        shutil.copyfile(found.weights(), extra / _WEIGHTS)
+    for name in (_CONFIG, _METRICS):
+        (extra / name).write_bytes(_read(found.path, name))
+
+
 def settle(path: Path) -> None:
     """Moves the parts of a complete new model, if there is one, to their places."""
     incoming, outgoing = path / _INCOMING, path / _OUTGOING
@@ -301,13 +338,20 @@ def _export(model: "keras.Model", image_shape: tuple[int, ...], folder: Path) ->
 
 
 def _place(path: Path, name: str) -> Path:
-    """Where a part is now: in `.incoming`, or already in its place."""
-    waiting = path / _INCOMING / name
-    return waiting if waiting.exists() else path / name
+    """Where a part is now."""
+    return next((each for each in _places(path, name) if each.exists()), path / name)
+
+
+def _places(path: Path, name: str) -> tuple[Path, ...]:
+    """Where a part may be: in `.incoming`, already in its place, or published."""
+    published = path / EXTRA / name
+    if name.startswith(_SAVED_MODEL) and (path / "saved_model.pb").is_file():
+        published = path / name[len(_SAVED_MODEL) + 1 :]
+    return path / _INCOMING / name, path / name, published
 
 
 def _read(path: Path, name: str) -> bytes:
-    for place in (path / _INCOMING / name, path / name):
+    for place in _places(path, name):
         try:
             return place.read_bytes()
         except FileNotFoundError:

@@ -226,6 +226,12 @@ class Config:
 
     model_dir: str = setting(
         "out", "Directory to write the trained model to.", RUN, limits=PATH)
+    publish: str = setting(
+        "", "Directory to publish the trained model in as a new version, laid out for "
+        "TensorFlow Serving.", RUN)
+    keep: int = setting(
+        0, "publish: Versions to keep, the newest ones. 0 keeps all.",
+        RUN, limits=AT_LEAST_0)
     log_dir: str = setting(
         "logs", "Directory for TensorBoard; each run gets its own subdirectory.",
         RUN, limits=PATH)

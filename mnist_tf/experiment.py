@@ -33,6 +33,7 @@ from mnist_tf.run import (
     fine_tuning,
     hardware,
     manifest,
+    publishing,
 )
 from mnist_tf.run.signals import GracefulStop
 from mnist_tf.trainer import Callback, NotFiniteError, Trainer
@@ -208,6 +209,9 @@ class Experiment:
         if not self.workers.chief:
             return None
         metrics = self._export(finished, description, measured, trainer.seconds)
+        if config.publish:
+            version = publishing.publish(model_dir, config.publish, config.keep)
+            say(f"published {Path(config.publish) / str(version)}")
         return Result(finished, description, metrics, model_dir, log_dir)
 
     def build_model(self, precision: str, finished: bool = False) -> keras.Model:

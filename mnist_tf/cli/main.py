@@ -19,6 +19,7 @@ VERBS = {
     "evaluate": "Evaluate a model on a labelled data set.",
     "predict": "Classify images with a trained model.",
     "serve": "Serve a model over HTTP.",
+    "publish": "Add a model to a repository for TensorFlow Serving.",
     "launch": "Train with several workers on this computer.",
     "recipes": "List the packaged flag files.",
 }

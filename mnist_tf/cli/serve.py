@@ -29,7 +29,9 @@ def main(argv: Sequence[str]) -> None:
 
     listening = http.bind_socket(values["host"], values["port"])
     with native_output_hidden():
-        model = serving.ServedModel(values["model_dir"], values["runtime"])
+        model = serving.ServedModel(
+            values["model_dir"], values["runtime"], values["version"]
+        )
     settings = serving.Settings(
         model_name=values["model_name"],
         limits=serving.Limits(
@@ -80,6 +82,9 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "watch", False, "Load a new model as soon as there is one in --model_dir.",
         **mine)
+    flags.DEFINE_integer(
+        "version", 0, "Version to serve if --model_dir is a repository; 0 is the "
+        "newest.", 0, **mine)
     flags.DEFINE_enum(
         "log_format", "text", ["text", "json", "none"], "Format of the access log.",
         **mine)

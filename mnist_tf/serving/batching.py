@@ -8,6 +8,7 @@ requests that have queued up and calls the model once.
 
 import asyncio
 import dataclasses
+import itertools
 import math
 import queue
 import threading
@@ -29,6 +30,10 @@ class QueueFullError(Exception):
 class _Job:
     images: np.ndarray
     future: asyncio.Future
+    model: Model | None  # None is the batcher's, when the job is done
+
+
+_Result = tuple[list[_Job], np.ndarray | Exception]
 
 
 class Batcher:
@@ -66,8 +71,12 @@ class Batcher:
         """The number of requests that wait."""
         return len(self._arrived) + self._queue.qsize()
 
-    async def predict(self, images: np.ndarray) -> np.ndarray:
+    async def predict(
+        self, images: np.ndarray, model: Model | None = None
+    ) -> np.ndarray:
         """Returns the probabilities [n, C] of uint8 images [n, H, W].
+
+        Those of `model`, if it is given, in place of the current one.
 
         Raises:
           QueueFullError: the queue is full.
@@ -75,7 +84,7 @@ class Batcher:
         if len(self) >= self.max_queue_size:
             raise QueueFullError
         loop = asyncio.get_running_loop()
-        job = _Job(images, loop.create_future())
+        job = _Job(images, loop.create_future(), model)
         if not self._arrived:
             loop.call_soon(self._dispatch)
         self._arrived.append(job)
@@ -92,10 +101,10 @@ class Batcher:
         seconds = self._seconds_per_image * sum(len(job.images) for job in jobs)
         if seconds <= _MAX_BLOCKING_SECONDS and self._lock.acquire(blocking=False):
             try:
-                result = self._call(jobs)
+                results = self._call_each(jobs)
             finally:
                 self._lock.release()
-            _resolve(jobs, result)
+            _resolve(results)
         else:
             for job in jobs:
                 self._queue.put(job)
@@ -103,9 +112,9 @@ class Batcher:
     def _run(self) -> None:
         while jobs := self._next_batch():
             with self._lock:
-                result = self._call(jobs)
+                results = self._call_each(jobs)
             loop = jobs[0].future.get_loop()
-            loop.call_soon_threadsafe(_resolve, jobs, result)
+            loop.call_soon_threadsafe(_resolve, results)
 
     def _next_batch(self) -> list[_Job]:
         """Waits for a request and takes those behind it; none once closed."""
@@ -122,11 +131,18 @@ class Batcher:
                 size += len(job.images)
         return jobs
 
-    def _call(self, jobs: list[_Job]) -> np.ndarray | Exception:
+    def _call_each(self, jobs: list[_Job]) -> list[_Result]:
+        """Calls each model that neighbours among the jobs ask for, once for all."""
+        current = self.model
+        groups = itertools.groupby(jobs, lambda job: job.model or current)
+        found = [(model, list(each)) for model, each in groups]
+        return [(each, self._call(model, each)) for model, each in found]
+
+    def _call(self, model: Model, jobs: list[_Job]) -> np.ndarray | Exception:
         parts = [job.images for job in jobs]
         start = time.perf_counter()
         try:
-            result = self.model(parts[0] if len(parts) == 1 else np.concatenate(parts))
+            result = model(parts[0] if len(parts) == 1 else np.concatenate(parts))
             self.on_batch(len(result))
         except Exception as error:  # noqa: BLE001 (every request of the batch gets it)
             return error
@@ -134,13 +150,14 @@ class Batcher:
         return result
 
 
-def _resolve(jobs: list[_Job], result: np.ndarray | Exception) -> None:
-    start = 0
-    for job in jobs:
-        end = start + len(job.images)
-        if not job.future.done():
-            if isinstance(result, Exception):
-                job.future.set_exception(result)
-            else:
-                job.future.set_result(result[start:end])
-        start = end
+def _resolve(results: list[_Result]) -> None:
+    for jobs, result in results:
+        start = 0
+        for job in jobs:
+            end = start + len(job.images)
+            if not job.future.done():
+                if isinstance(result, Exception):
+                    job.future.set_exception(result)
+                else:
+                    job.future.set_result(result[start:end])
+            start = end

@@ -19,36 +19,62 @@ _M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 2**20  # glibc's name
 
 
 class ServedModel:
-    """The current version of the model in a model directory.
+    """The current version of the model in a model directory or a repository.
 
     Args:
-      model_dir: the model directory.
+      model_dir: the model directory, or the repository that versions of the model are
+        published in.
       runtime: as for `Predictor`.
+      version: the version of the repository; 0 for the newest one.
 
     Attributes:
       predictor: of the current version, warmed up.
-      version: 1 for the model that the server started with, then counted up.
+      version: of a repository, the current one; else 1 for the model that the server
+        started with, then counted up.
+      earlier: predictors by version: the one that was current before, while it is in
+        the repository.
       error: why a newer model cannot be loaded; "" if there is none.
 
     Raises:
       UserError: there is no model, or it is damaged.
     """
 
-    def __init__(self, model_dir: str | os.PathLike, runtime: str = "auto") -> None:
+    def __init__(
+        self, model_dir: str | os.PathLike, runtime: str = "auto", version: int = 0
+    ) -> None:
         self.model_dir = Path(model_dir)
         self.runtime = runtime
-        self._loaded = self._fingerprint()
-        self.predictor = self._load()
-        self.version = 1
+        self._pinned = version
+        self._repository = not artifact.holds_model(model_dir) and bool(
+            artifact.versions(model_dir)
+        )
+        if version and not self._repository:
+            raise UserError(
+                f"--version={version} needs a repository, but --model_dir {model_dir} "
+                "is none; omit it"
+            )
+        self.version, path = self._newest()
+        self._loaded = _fingerprint(path)
+        self.predictor = self._load(path)
+        self.earlier: dict[int, Predictor] = {}
         self.error = ""
 
-    def status(self) -> dict[str, Any]:
+    def loaded(self) -> dict[int, Predictor]:
+        """Returns the predictors of all versions that are loaded, the current first."""
+        return {self.version: self.predictor, **self.earlier}
+
+    def status(self, version: int | None = None) -> dict[str, Any]:
         """Returns the versions and their states as TensorFlow Serving's REST API does.
 
-        A newer model that cannot be loaded comes first, with the state "END".
+        Or only that of one version. A newer model that cannot be loaded comes first,
+        with the state "END".
         """
-        versions = [(self.version, "AVAILABLE", "OK", "")]
-        if self.error:
+        versions = [
+            (each, "AVAILABLE", "OK", "")
+            for each in self.loaded()
+            if version in (None, each)
+        ]
+        if self.error and version is None:
             failed = (self.version + 1, "END", "FAILED_PRECONDITION", self.error)
             versions.insert(0, failed)
         return {
@@ -62,13 +88,14 @@ class ServedModel:
             ]
         }
 
-    def metadata(self, name: str) -> dict[str, Any]:
+    def metadata(self, name: str, number: int | None = None) -> dict[str, Any]:
         """Returns the signature as TensorFlow Serving's REST API does.
 
         Adds the labels, the image shape and how pictures are preprocessed.
 
         Args:
           name: the name of the model.
+          number: the version; the current one by default.
         """
 
         def tensor(dtype: str, *sizes: int) -> dict[str, Any]:
@@ -81,7 +108,7 @@ class ServedModel:
             "outputs": {"probabilities": tensor("DT_FLOAT", -1, len(labels))},
             "method_name": "tensorflow/serving/predict",
         }
-        version = str(self.version)
+        version = str(number or self.version)
         return {
             "model_spec": {"name": name, "signature_name": "", "version": version},
             "metadata": {
@@ -93,7 +120,7 @@ class ServedModel:
         }
 
     def reload(self) -> bool:
-        """Loads the model in the directory if it is another one.
+        """Loads the newest model in the directory if it is another one.
 
         A model that cannot be loaded, or has other labels or another image shape,
         changes nothing but `error`.
@@ -101,11 +128,13 @@ class ServedModel:
         Returns:
           Whether there is a new `predictor`.
         """
-        fingerprint = self._fingerprint()
-        if fingerprint == self._loaded:
-            return False
         try:
-            predictor = self._load()
+            version, path = self._newest()
+            fingerprint = _fingerprint(path)
+            if fingerprint == self._loaded:
+                self._forget_removed()
+                return False
+            predictor = self.earlier.get(version) or self._load(path)
             self._check_compatible(predictor)
         except UserError as error:
             # The fingerprint stays: a model that is still being copied is tried again.
@@ -114,13 +143,40 @@ class ServedModel:
                 say(f"warning: still serving version {self.version}: {error}")
             return False
         self._loaded, self.error = fingerprint, ""
-        if predictor.artifact.description == self.predictor.artifact.description:
+        if self._repository:
+            self.earlier = {self.version: self.predictor}
+            self._forget_removed()
+        elif predictor.artifact.description == self.predictor.artifact.description:
             return False
-        self.predictor, self.version = predictor, self.version + 1
+        else:
+            version = self.version + 1
+        self.predictor, self.version = predictor, version
         return True
 
-    def _load(self) -> Predictor:
-        predictor = Predictor(self.model_dir, self.runtime)
+    def _newest(self) -> tuple[int, Path]:
+        """The version to serve, and where it is."""
+        if not self._repository:
+            return 1, self.model_dir
+        found = artifact.versions(self.model_dir)
+        if not found or (self._pinned and self._pinned not in found):
+            has = (
+                f"has the versions {', '.join(map(str, found))}"
+                if found
+                else "is empty"
+            )
+            raise UserError(
+                f"version {self._pinned or self.version} is not in {self.model_dir}, "
+                f"which {has}; publish it, or choose another --version"
+            )
+        version = self._pinned or found[-1]
+        return version, self.model_dir / str(version)
+
+    def _forget_removed(self) -> None:
+        kept = artifact.versions(self.model_dir) if self.earlier else []
+        self.earlier = {key: self.earlier[key] for key in self.earlier if key in kept}
+
+    def _load(self, path: Path) -> Predictor:
+        predictor = Predictor(path, self.runtime)
         # Warms it up.
         predictor.probabilities(np.zeros((1, *predictor.image_shape), np.uint8))
         return predictor
@@ -134,12 +190,13 @@ class ServedModel:
                     f"{old} to {new}; start another server for this model"
                 )
 
-    def _fingerprint(self) -> tuple[int, ...]:
-        """Changes with each new model in the directory."""
-        with contextlib.suppress(OSError):
-            config = artifact.config_path(self.model_dir).stat()
-            return (config.st_ino, config.st_mtime_ns, config.st_size)
-        return ()
+
+def _fingerprint(path: Path) -> tuple:
+    """Changes with each new model in a directory."""
+    with contextlib.suppress(OSError):
+        config = artifact.config_path(path).stat()
+        return (path, config.st_ino, config.st_mtime_ns, config.st_size)
+    return (path,)
 
 
 async def watch(model: ServedModel, batcher: Batcher, interval: float = 1.0) -> None:

@@ -26,7 +26,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from mnist_tf.data import images
-from mnist_tf.predictor import Prediction
+from mnist_tf.predictor import Prediction, Predictor
 from mnist_tf.serving import openapi, requests, served_model
 from mnist_tf.serving.batching import Batcher, QueueFullError
 from mnist_tf.serving.middleware import (
@@ -147,7 +147,8 @@ class Server:
 
     async def predict_json(self, request: Request) -> Response:
         """Predicts as TensorFlow Serving does, from `instances` or `inputs`."""
-        self._check_model(request)
+        version = self._check_model(request)
+        predictor = self.model.loaded()[version] if version else None
         if request.media_type not in _JSON_TYPES:
             raise _unsupported(request.media_type, "application/json")
         parse = functools.partial(
@@ -159,7 +160,7 @@ class Server:
         # Image files take long to decode, however small they are.
         slow = len(request.body) > _LARGE_BYTES or b'"b64"' in request.body
         found, key = await self._run(parse, slow)
-        probabilities = await self._predict(found)
+        probabilities = await self._predict(found, predictor)
         # Counted once the response is on its way.
         asyncio.get_running_loop().call_soon(self._count, probabilities)
         return json_response({key: probabilities})
@@ -198,13 +199,12 @@ class Server:
 
     async def status(self, request: Request) -> Response:
         """Returns the status of each version of the model."""
-        self._check_model(request)
-        return json_response(self.model.status())
+        return json_response(self.model.status(self._check_model(request)))
 
     async def metadata(self, request: Request) -> Response:
         """Returns the signature, labels and image shape of the model."""
-        self._check_model(request)
-        return json_response(self.model.metadata(self.settings.model_name))
+        version = self._check_model(request)
+        return json_response(self.model.metadata(self.settings.model_name, version))
 
     async def health(self, _: Request) -> Response:
         """Liveness probe."""
@@ -253,27 +253,37 @@ class Server:
         preprocessing = self.model.predictor.preprocessing
         return openapi.document(self.settings.model_name, preprocessing)
 
-    def _check_model(self, request: Request) -> None:
-        name, version = self.settings.model_name, str(self.model.version)
+    def _check_model(self, request: Request) -> int | None:
+        """Returns the version that a request asks for; None for the current one."""
+        name, loaded = self.settings.model_name, [*map(str, self.model.loaded())]
         asked = request.path["name"]
         if asked == f"{name}:predict":
             raise HTTPException(405, headers={"allow": "POST"})
         if asked != name:
             raise HTTPException(404, f"no model {asked!r}; this server has {name!r}")
-        asked = request.path.get("version", version)
-        if asked != version:
+        version = request.path.get("version")
+        if version is None:
+            return None
+        if version not in loaded:
+            others = f"; {loaded[1]} is loaded, too" if loaded[1:] else ""
             raise HTTPException(
-                404, f"no version {asked!r}; the current version is {version}"
+                404,
+                f"no version {version!r}; the current version is {loaded[0]}{others}",
             )
+        return int(version)
 
     async def _run(self, function: Callable[[], T], slow: bool) -> T:
         if not slow:
             return function()
         return await asyncio.get_running_loop().run_in_executor(self._workers, function)
 
-    async def _predict(self, found: np.ndarray) -> np.ndarray:
+    async def _predict(
+        self, found: np.ndarray, predictor: Predictor | None = None
+    ) -> np.ndarray:
+        """Predicts with the current version, or with that of a predictor."""
         try:
-            return await self.batcher.predict(found)
+            model = predictor.probabilities if predictor else None
+            return await self.batcher.predict(found, model)
         except QueueFullError:
             size = self.settings.max_queue_size
             raise service_unavailable(

@@ -1,0 +1,44 @@
+"""Add the model of a model directory to a repository for TensorFlow Serving.
+
+    mnist_tf publish out/ models/
+
+Writes models/1, or the next number that is free, as a whole: a SavedModel with the
+signatures serve and serving_default. A server that watches models/, such as `mnist_tf
+serve --watch --model_dir=models`, takes it over. Removing its folder takes it back.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from mnist_tf.cli import parsing
+from mnist_tf.errors import UserError
+from mnist_tf.run import publishing
+
+
+def main(argv: Sequence[str]) -> None:
+    """Publishes as the command line says and prints where."""
+    model_dir, directory, keep = parsing.parse(
+        argv, __doc__ or "", _define, _checked, arguments="paths"
+    )
+    version = publishing.publish(model_dir, directory, keep)
+    print(f"published {directory.rstrip('/')}/{version}")
+
+
+def _define(values: flags.FlagValues) -> None:
+    mine: dict = {"flag_values": values, "module_name": "Repository"}
+    flags.DEFINE_integer(
+        "keep", 0, "Keep this many versions, the newest ones; 0 keeps all.", 0, **mine
+    )
+    text = "The model directory and the repository; may also follow without --paths."
+    flags.DEFINE_multi_string("paths", [], text, **mine)
+
+
+def _checked(values: parsing.Values) -> tuple[str, str, int]:
+    paths = values["paths"] or []
+    if len(paths) != 2:
+        raise UserError(
+            "publish needs a model directory and a repository, as in publish out/ "
+            f"models/ (got {len(paths)} paths)"
+        )
+    return paths[0], paths[1], values["keep"]
