@@ -25,6 +25,7 @@ from mnist_tf.errors import Interrupted, UserError
 PORT_OFFSET = 1000
 _BEAT_SECONDS = 2.0  # between two signs of life
 _SILENCE_SECONDS = 12.0  # after which a worker counts as lost
+_GRACE_SECONDS = 3.0  # for a worker that was told to stop and has nothing to wait for
 _LARGEST_MESSAGE = 2**20  # bytes
 _TASKS = ("chief", "worker")
 _ADDRESS = re.compile(r"(?P<host>[^\s/]+):(?P<port>\d{1,5})")
@@ -222,7 +223,7 @@ class ConnectedWorkers(Workers):
         connection.settimeout(5)
         try:
             hello = json.loads(_read_line(connection))
-            index, addresses = hello["index"], tuple(hello["addresses"])
+            index, addresses = int(hello["index"]), tuple(hello["addresses"])
         except (OSError, ValueError, KeyError, TypeError):
             connection.close()  # no worker of ours
             return
@@ -311,10 +312,10 @@ class ConnectedWorkers(Workers):
 
     def _left(self, index: int, message: Mapping[str, Any]) -> None:
         code, reason = message["leave"], message["reason"]
+        if code > 128 and self._stopping:
+            time.sleep(_GRACE_SECONDS)  # this worker is about to end the same way
         if self._leaving or not code:
             return
-        if code > 128 and self._stopping:
-            return  # as this worker does
         if code > 128:
             name = signal.Signals(code - 128).name
             self._end(f"{name}: {self.name(index)} was stopped; {_AGAIN}", code)

@@ -198,6 +198,20 @@ def test_all_workers_end_with_one_of_them(end, line, code):
 
 
 @pytest.mark.fault
+def test_a_worker_that_stops_does_not_wait_for_one_that_is_gone():
+    # Both get the signal, one of them where it cannot stop but only end.
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    stops = "workers.on_signal(lambda signum: True); workers.gather(0); "
+    chief = worker(addresses, 0, f"{stops} workers.tell(15); workers.gather(1)")
+    body = f"{stops} time.sleep(0.5); signal.raise_signal(signal.SIGTERM)"
+    other = worker(addresses, 1, body)
+    _, line = chief.communicate(timeout=30)
+    assert line.startswith(f"SIGTERM: worker 1 ({addresses[1]}) was stopped; start all")
+    other.communicate()
+    assert (chief.returncode, other.returncode) == (143, 143)
+
+
+@pytest.mark.fault
 def test_workers_whose_chief_is_lost_say_so():
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     chief = worker(addresses, 0, "time.sleep(60)")
