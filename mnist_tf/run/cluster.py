@@ -25,7 +25,7 @@ from mnist_tf.errors import Interrupted, UserError
 PORT_OFFSET = 1000
 _BEAT_SECONDS = 2.0  # between two signs of life
 _SILENCE_SECONDS = 12.0  # after which a worker counts as lost
-_GRACE_SECONDS = 3.0  # for a worker that was told to stop and has nothing to wait for
+_GRACE_SECONDS = 1.5  # for a worker that is about to end in the same way
 _LARGEST_MESSAGE = 2**20  # bytes
 _TASKS = ("chief", "worker")
 _ADDRESS = re.compile(r"(?P<host>[^\s/]+):(?P<port>\d{1,5})")
@@ -117,11 +117,8 @@ class Workers:
     def tell(self, signum: int) -> None:
         """Tells the others that this worker received a signal."""
 
-    def on_signal(self, stop: Callable[[int], bool]) -> None:
-        """Sets what to call, in a thread, when another worker received a signal.
-
-        It returns whether this worker will stop soon by itself.
-        """
+    def on_signal(self, stop: Callable[[int], Any]) -> None:
+        """Sets what to call, in a thread, when another worker received a signal."""
 
 
 ALONE = Workers()
@@ -138,8 +135,7 @@ class ConnectedWorkers(Workers):
         self.index, self.count = cluster.index, len(cluster.addresses)
         self._addresses = cluster.addresses
         self._leaving = False
-        self._stop: Callable[[int], bool] = lambda signum: False
-        self._stopping = False
+        self._stop: Callable[[int], Any] = lambda signum: None
         # The chief has a connection to each worker, the others one to the chief.
         self._peers: dict[int, socket.socket] = {}
         self._values: dict[int, queue.Queue] = {}  # that came over each
@@ -171,11 +167,10 @@ class ConnectedWorkers(Workers):
 
     def tell(self, signum: int) -> None:
         """Tells the others that this worker received a signal."""
-        self._stopping = True
         for peer in self._peers:
             self._send(peer, {"signal": signum})
 
-    def on_signal(self, stop: Callable[[int], bool]) -> None:
+    def on_signal(self, stop: Callable[[int], Any]) -> None:
         """Sets what to call, in a thread, when another worker received a signal."""
         self._stop = stop
 
@@ -286,7 +281,7 @@ class ConnectedWorkers(Workers):
                     self._values[peer].put(message["value"])
                 elif "signal" in message:
                     self._forward(peer, message)
-                    self._stopping |= self._stop(message["signal"])
+                    self._stop(message["signal"])
                 elif "leave" in message:
                     self._forward(peer, message)
                     return self._left(message.get("index", peer), message)
@@ -312,8 +307,8 @@ class ConnectedWorkers(Workers):
 
     def _left(self, index: int, message: Mapping[str, Any]) -> None:
         code, reason = message["leave"], message["reason"]
-        if code > 128 and self._stopping:
-            time.sleep(_GRACE_SECONDS)  # this worker is about to end the same way
+        if code:
+            time.sleep(_GRACE_SECONDS)
         if self._leaving or not code:
             return
         if code > 128:

@@ -41,15 +41,13 @@ class GracefulStop:
         for signum, handler in self.previous.items():
             signal.signal(signum, handler)
 
-    def receive_elsewhere(self, signum: int) -> bool:
+    def receive_elsewhere(self, signum: int) -> None:
         """Requests a stop for a signal that another process received.
 
-        Returns whether this one will stop soon. The same signal may still come to this
-        process, as its first one.
+        The same signal may still come to this process, as its first one.
         """
         if not self.signum and self.stop(signal.Signals(signum).name):
             self.signum, self._elsewhere = signum, True
-        return bool(self.signum)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self._elsewhere:

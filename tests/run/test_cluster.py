@@ -135,7 +135,7 @@ def test_a_signal_to_one_worker_reaches_the_others():
         received = [[], [], []]
         for each in workers:
             each.on_signal(
-                lambda signum, mine=received[each.index]: bool(mine.append(signum))
+                lambda signum, mine=received[each.index]: mine.append(signum)
             )
         workers[2].tell(signal.SIGTERM)
         deadline = time.monotonic() + 10
@@ -198,17 +198,15 @@ def test_all_workers_end_with_one_of_them(end, line, code):
 
 
 @pytest.mark.fault
-def test_a_worker_that_stops_does_not_wait_for_one_that_is_gone():
-    # Both get the signal, one of them where it cannot stop but only end.
+def test_workers_that_fail_in_the_same_way_each_say_why_themselves():
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    stops = "workers.on_signal(lambda signum: True); workers.gather(0); "
-    chief = worker(addresses, 0, f"{stops} workers.tell(15); workers.gather(1)")
-    body = f"{stops} time.sleep(0.5); signal.raise_signal(signal.SIGTERM)"
-    other = worker(addresses, 1, body)
-    _, line = chief.communicate(timeout=30)
-    assert line.startswith(f"SIGTERM: worker 1 ({addresses[1]}) was stopped; start all")
-    other.communicate()
-    assert (chief.returncode, other.returncode) == (143, 143)
+    fails = "workers.gather(0); from mnist_tf.errors import UserError; "
+    bodies = [
+        f"{fails} time.sleep({delay}); raise UserError('NaN')" for delay in (1, 0)
+    ]
+    processes = [worker(addresses, index, body) for index, body in enumerate(bodies)]
+    lines = [process.communicate(timeout=30)[1] for process in processes]
+    assert lines == ["error: NaN\n"] * 2
 
 
 @pytest.mark.fault

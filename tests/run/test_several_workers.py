@@ -226,3 +226,26 @@ def test_a_chief_that_cannot_write_ends_all(tmp_path):
     for error in (chief[2], other[2]):
         assert f"--model_dir {tmp_path}/out is a file; choose a directory" in error
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def call(folder, *flags):
+    command = [sys.executable, "train.py", *FLAGS, "--epochs=1", *flags]
+    folders = [f"--model_dir={folder}/out", f"--log_dir={folder}/logs"]
+    return subprocess.run(
+        [*command, *folders], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_mirrored_on_one_device_trains_what_one_process_does(tmp_path):
+    for strategy in ("mirrored", "single"):
+        done = call(tmp_path / strategy, f"--strategy={strategy}", "--sync_batch_norm")
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert equal(weights(tmp_path / "mirrored"), weights(tmp_path / "single"))
+
+
+@pytest.mark.fault
+def test_several_workers_need_a_cluster(tmp_path):
+    done = call(tmp_path, "--strategy=multi_worker")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: --strategy=multi_worker needs a cluster, but")
+    assert not list(tmp_path.iterdir())

@@ -46,3 +46,28 @@ with GracefulStop(lambda reason: True):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (128 + signum, "still there\n")
+
+
+def test_a_signal_to_another_process_requests_a_stop_and_allows_for_its_own(signum):
+    # All workers of a run may get the signal, and each tells the others.
+    code = f"""
+import os
+from mnist_tf.run.signals import GracefulStop
+reasons, told = [], []
+with GracefulStop(lambda reason: not reasons.append(reason), told.append) as signals:
+    signals.receive_elsewhere({int(signum)})
+    signals.receive_elsewhere({int(signum)})
+    os.kill(os.getpid(), {int(signum)})
+    print(signals.signum, len(reasons), told, flush=True)
+    os.kill(os.getpid(), {int(signum)})
+    print("too late", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (128 + signum, f"{int(signum)} 1 []\n")
+
+
+def test_the_other_processes_are_told_of_a_signal(signum):
+    told = []
+    with GracefulStop(lambda name: True, told.append):
+        os.kill(os.getpid(), signum)
+    assert told == [signum]
