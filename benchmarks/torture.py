@@ -1,14 +1,16 @@
 """Kills a training run at random moments, resumes it, and compares the result.
 
-    python -m benchmarks.torture [--kills=50] [--terms=20]
+    python -m benchmarks.torture [--kills=50] [--terms=20] [--workers=1]
 
 One run is not interrupted. A second gets SIGKILL at random moments (while it starts,
 trains, saves a checkpoint and exports the model), a third SIGTERM; each is resumed
 until it is complete. Both must end with the weights, the history and the TensorBoard
-logs of the first, bit for bit; the first difference is an error. It also measures how
-much longer it takes to resume a run than to start one.
+logs of the first, bit for bit; the first difference is an error. Of several workers,
+one gets the SIGKILL, and one or all get the SIGTERM. Of one process it also measures
+how much longer it takes to resume a run than to start one.
 """
 
+import contextlib
 import os
 import random
 import re
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from absl import flags
 
 from benchmarks.process import ROOT
@@ -37,7 +40,8 @@ FLAGS = (
     "--shards=2",
 )  # fmt: skip
 TIMEOUT = 300  # seconds, of everything
-MAX_SIGTERM_SECONDS = 2.0  # from SIGTERM to the exit
+MAX_SIGTERM_SECONDS = (2.0, 5.0)  # from SIGTERM to the exit, of one and of several
+MAX_LOST_SECONDS = 30  # from the loss of a worker to the exit of all
 STARTS = 5  # of each kind, to measure what a resume costs
 
 
@@ -47,15 +51,19 @@ class Run:
     Args:
       folder: holds its model directory and TensorBoard logs.
       epochs: epochs in the run.
+      workers: number of processes that train together.
     """
 
-    def __init__(self, folder: Path, epochs: int) -> None:
+    def __init__(self, folder: Path, epochs: int, workers: int = 1) -> None:
         self.epochs = epochs
+        self.workers = workers
         self.out, self.logs = folder / "out", folder / "logs"
         self.checkpoints = self.out / CHECKPOINTS
         folders = (f"--model_dir={self.out}", f"--log_dir={self.logs}")
+        launch = ("-m", "mnist_tf", "launch", f"--workers={workers}", "--", "train")
+        train = ("train.py",) if workers == 1 else launch
         self.command = (
-            sys.executable, "train.py", *FLAGS, f"--epochs={epochs}", *folders
+            sys.executable, *train, *FLAGS, f"--epochs={epochs}", *folders
         )  # fmt: skip
 
     def start(self) -> subprocess.Popen:
@@ -68,6 +76,17 @@ class Run:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def processes(self, started: subprocess.Popen) -> list[int]:
+        """Returns the IDs of what `start` has started: of each worker, or the one."""
+        if self.workers == 1:
+            return [started.pid]
+        while started.poll() is None:
+            workers = psutil.Process(started.pid).children()
+            if len(workers) == self.workers:
+                return [worker.pid for worker in workers]
+            time.sleep(0.01)
+        return []
 
     def finish(self) -> None:
         """Trains to the end."""
@@ -122,8 +141,10 @@ def kill(run: Run, moment: str, generator: random.Random) -> str:
     try:
         _wait(run, process, moment, generator)
         before = process.poll()
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=TIMEOUT)
+        running = run.processes(process)
+        generator.shuffle(running)
+        _send(signal.SIGKILL, running[:1])
+        process.communicate(timeout=TIMEOUT if run.workers == 1 else MAX_LOST_SECONDS)
     finally:
         process.kill()
     _check(before in (None, 0), f"the run must not fail by itself (exit {before})")
@@ -136,7 +157,8 @@ def terminate(run: Run, moment: str, generator: random.Random) -> tuple[str, flo
     try:
         _wait(run, process, moment, generator)
         clock = time.monotonic()
-        process.send_signal(signal.SIGTERM)
+        running = run.processes(process)
+        _send(signal.SIGTERM, generator.choice([running, running[-1:]]))
         _, errors = process.communicate(timeout=TIMEOUT)
     finally:
         process.kill()
@@ -174,6 +196,12 @@ def _wait(
         time.sleep(0.0005)
 
 
+def _send(signum: int, processes: Sequence[int]) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signum)
+
+
 def start_seconds(run: Run) -> float:
     """Returns the seconds from the start of a run to its first new checkpoint."""
     clock, before = time.monotonic(), run.latest()
@@ -209,13 +237,15 @@ def compare(run: Run, uninterrupted: Run) -> None:
     _check(not left, f"{run.out} must hold no temporary files (got {left})")
 
 
-def torture(folder: Path, kills: int, terms: int, epochs: int, seed: int) -> None:
+def torture(
+    folder: Path, kills: int, terms: int, epochs: int, seed: int, workers: int
+) -> None:
     """Trains the three runs, compares them and prints what happened."""
     generator = random.Random(seed)
-    uninterrupted = Run(folder / "uninterrupted", epochs)
+    uninterrupted = Run(folder / "uninterrupted", epochs, workers)
     uninterrupted.finish()
     for name, times in (("SIGKILL", kills), ("SIGTERM", terms)):
-        run, seen, slowest = Run(folder / name, epochs), [], 0.0
+        run, seen, slowest = Run(folder / name, epochs, workers), [], 0.0
         for index in range(times):
             last = times - index <= max(1, times // 10)
             moment = "end" if last else generator.choice(("start", "train", "save"))
@@ -231,7 +261,7 @@ def torture(folder: Path, kills: int, terms: int, epochs: int, seed: int) -> Non
         print(f"{name}: {times} times ({counts}); same result as uninterrupted")
         if name == "SIGTERM":
             print(f"exit 143 each time, no step lost, within {slowest:.1f} s")
-            most = MAX_SIGTERM_SECONDS
+            most = MAX_SIGTERM_SECONDS[workers > 1]
             _check(slowest < most, f"SIGTERM must end the run within {most:.0f} s")
 
 
@@ -257,7 +287,8 @@ def main(argv: Sequence[str]) -> None:
         import tensorflow  # noqa: F401 (reading checkpoints and logs needs it)
     with tempfile.TemporaryDirectory() as folder:
         torture(Path(folder), **values)
-        measure_start(Path(folder))
+        if values["workers"] == 1:
+            measure_start(Path(folder))
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -268,6 +299,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("seed", 1, "Seed of the moments.", **mine)
     mine["lower_bound"] = 1
     flags.DEFINE_integer("epochs", 100, "Epochs in each run.", **mine)
+    flags.DEFINE_integer("workers", 1, "Processes that train together.", **mine)
 
 
 if __name__ == "__main__":

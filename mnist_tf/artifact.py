@@ -255,6 +255,11 @@ def write(
     return measured
 
 
+def is_version(name: str) -> bool:
+    """Returns whether a folder of that name is a version: 1, 2 and so on."""
+    return name.isascii() and name.isdecimal() and name[0] != "0"
+
+
 def versions(directory: str | os.PathLike) -> list[int]:
     """Returns the versions in a repository, in ascending order; none if it is none.
 
@@ -262,7 +267,7 @@ def versions(directory: str | os.PathLike) -> list[int]:
     """
     with contextlib.suppress(OSError):
         names = [path.name for path in Path(directory).iterdir()]
-        found = [int(name) for name in names if name.isascii() and name.isdecimal()]
+        found = [int(name) for name in names if is_version(name)]
         return sorted(
             version
             for version in found
@@ -288,6 +293,9 @@ def copy_published(model_dir: str | os.PathLike, folder: Path) -> None:
         shutil.copyfile(found.weights(), extra / _WEIGHTS)
     for name in (_CONFIG, _METRICS):
         (extra / name).write_bytes(_read(found.path, name))
+    copy = read(folder)  # another model may have come in between
+    copy.saved_model()
+    copy.tflite()
 
 
 def settle(path: Path) -> None:

@@ -92,8 +92,8 @@ def run(
       UserError: the settings do not fit the data or directories, or training failed.
       Interrupted: SIGINT or SIGTERM arrived; the state of the run is saved.
     """
-    config = prepare(config)
     found = None if strategy else distribution.find_cluster(config.strategy)
+    config = prepare(config, len(found.addresses) if found else 1)
     with cluster.joined(found, config.cluster_timeout) as workers:
         distribution.check_settings(workers, config)
         strategy = strategy or distribution.create(config.strategy, found)
@@ -115,6 +115,7 @@ def _run_as_chief(config: Config, experiment: Callable[[], "Experiment"]) -> Res
         config.log_dir,
         resume=config.resume,
         overwrite=config.overwrite,
+        publish=config.publish,
     )
     check()
     prepared = experiment()
@@ -123,10 +124,13 @@ def _run_as_chief(config: Config, experiment: Callable[[], "Experiment"]) -> Res
         return cast(Result, prepared.run())
 
 
-def prepare(config: Config) -> Config:
-    """Sets the thread pools, and resolves what `auto` stands for on this computer."""
+def prepare(config: Config, workers: int = 1) -> Config:
+    """Sets the thread pools, and resolves what `auto` stands for on this computer.
+
+    `workers` share the work.
+    """
     hardware.set_threads(config.intra_op_threads, config.inter_op_threads)
-    hardware.divide_cores(config.shards)
+    hardware.divide_cores(_own_shards(config, workers))
     if config.precision != "auto":
         return config
     return dataclasses.replace(config, precision=hardware.fastest_precision())
@@ -197,7 +201,9 @@ class Experiment:
         manager = checkpoints.CheckpointManager(
             model_dir / artifact.CHECKPOINTS, resume, self.workers.chief
         )
-        distribution.check_state(self.workers, self.dataset.sha256, manager.checksum())
+        distribution.check_state(
+            self.workers, data=self.dataset.sha256, checkpoint=manager.checksum()
+        )
         if self.workers.chief and not manager.log_name:
             manager.log_name = directory.new_log_name(config.log_dir, config.model)
         log_dir = Path(config.log_dir) / manager.log_name
@@ -210,7 +216,9 @@ class Experiment:
             return None
         metrics = self._export(finished, description, measured, trainer.seconds)
         if config.publish:
-            version = publishing.publish(model_dir, config.publish, config.keep)
+            version = publishing.publish(
+                model_dir, config.publish, config.keep, again=False
+            )
             say(f"published {Path(config.publish) / str(version)}")
         return Result(finished, description, metrics, model_dir, log_dir)
 
@@ -272,7 +280,7 @@ class Experiment:
             strategy=self.strategy,
             restore_best_weights=config.restore_best_weights,
             log_every=min(config.log_every, config.save_every or config.log_every),
-            shards=config.shards,
+            shards=_own_shards(config, self.strategy.num_replicas_in_sync),
             gather=self.workers.gather,
         )
         trainer.seconds["trace"] += time.perf_counter() - clock
@@ -356,7 +364,10 @@ class Experiment:
                 init_from = fine_tuning.initialize(
                     trainer.model, self.dataset.labels, config.init_from
                 )
-            hardware.check_room(trainer, images, config.batch_size, manager.folder)
+            started_from = (init_from or {}).get("weights_sha256") or ""
+            distribution.check_state(self.workers, init_from=started_from)
+            own_batch = config.batch_size // self.workers.count
+            hardware.check_room(trainer, images, own_batch, manager.folder)
             description = manifest.describe(
                 config.to_dict(),
                 self.dataset,
@@ -507,13 +518,19 @@ def _split(config: Config, dataset: data.Dataset) -> dict[str, Split]:
     return {name: splits[name] for name in ("train", "validation", "test")}
 
 
+def _own_shards(config: Config, replicas: int) -> int:
+    """The shards of one replica, so that all together have those of the settings."""
+    return max(1, config.shards // replicas)
+
+
 def _check_batch_size(config: Config, train: int, replicas: int) -> None:
     """Rejects a batch that cannot be divided, or has more than the training images."""
-    parts = replicas * config.shards
+    parts = replicas * _own_shards(config, replicas)
     if config.batch_size % parts:
         raise UserError(
-            f"--batch_size must be a multiple of {parts}, the number of shards times "
-            f"replicas (got {config.batch_size})"
+            f"--batch_size must be a multiple of {parts}, the number of its parts on "
+            f"{replicas} replicas with --shards={config.shards} (got "
+            f"{config.batch_size})"
         )
     if config.batch_size > train:
         raise UserError(

@@ -137,6 +137,7 @@ class Trainer:
         self.running = False
         self.seconds = dict.fromkeys(("trace", "train", "evaluate", "callbacks"), 0.0)
         self._pace = {"learning_rate": 0.0, "images_per_second": 0.0}
+        self._samples = 0.0  # of the epoch, when `images_per_second` was last measured
         self._steps_per_call = 1  # grows to what `_MAX_CALL_SECONDS` allows
         self._stateful: dict[str, Any] = {}  # the callbacks that have a state
         self._callback_states: dict[str, Any] = {}  # restored, for the next `fit`
@@ -172,6 +173,7 @@ class Trainer:
         self._restore_callbacks(callbacks)
         self._check_count(batches, epochs, steps_per_epoch)
         clock = time.perf_counter()
+        self._samples = self.metrics.samples()
         iterator, steps = iter(batches), epochs * steps_per_epoch
         self._train_steps(iterator, tf.constant(0))  # traces without training
         self.seconds["trace"] += time.perf_counter() - clock
@@ -215,7 +217,7 @@ class Trainer:
           labels: integers [B].
 
         Returns:
-          The loss, a scalar; the sum over the replicas is checked to be finite.
+          The loss, a scalar, which is checked to be finite.
         """
         with tf.GradientTape() as tape:
             logits = self.forward(images)
@@ -428,7 +430,7 @@ class Trainer:
 
     def _train_until(self, step: int, iterator: tf.data.Iterator) -> bool:
         """Trains up to a step; returns whether it came so far before a `stop`."""
-        samples, before = self.metrics.samples(), self.seconds["train"]
+        before = self.seconds["train"]
         while self.step < step:
             steps = self._agree_on(min(self._steps_per_call, step - self.step))
             if not steps:
@@ -436,8 +438,9 @@ class Trainer:
             self._call(steps, iterator)
         seconds = self.seconds["train"] - before
         if seconds:
-            trained = self.metrics.samples() - samples
-            self._pace["images_per_second"] = trained / seconds
+            samples = self.metrics.samples()
+            self._pace["images_per_second"] = (samples - self._samples) / seconds
+            self._samples = samples
         return self.step == step
 
     def _agree_on(self, steps: int) -> int:
@@ -451,15 +454,16 @@ class Trainer:
     def _call(self, steps: int, iterator: tf.data.Iterator) -> None:
         """Runs some steps in one graph call."""
         clock = time.perf_counter()
-        done, finite_loss, finite_weights, rate = self._train_steps(
-            iterator, tf.constant(steps)
-        )
-        self.step += int(done)
+        done, finite_weights, rate = self._train_steps(iterator, tf.constant(steps))
+        finite_loss_steps = min(self.gather(int(done)))
         seconds = time.perf_counter() - clock
         self.seconds["train"] += seconds
-        if not finite_loss or not finite_weights:
-            what = "a weight" if finite_loss else "the loss"
-            raise NotFiniteError(self._not_finite(what))
+        if finite_loss_steps < steps:
+            self.step += finite_loss_steps + 1
+            raise NotFiniteError(self._not_finite("the loss"))
+        self.step += steps
+        if not finite_weights:
+            raise NotFiniteError(self._not_finite("a weight"))
         self._pace["learning_rate"] = float(rate)
         fitting = int(steps * _MAX_CALL_SECONDS / seconds)
         self._steps_per_call = max(1, min(fitting, 2 * steps))
@@ -473,22 +477,26 @@ class Trainer:
     @tf.function
     def _train_steps(
         self, iterator: tf.data.Iterator, steps: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Trains; returns the steps before the loss of this process is not finite."""
         # As Keras's `fit` does. Converting Python's `if` and `for` to graph operations
         # would take a tenth of a second.
         train_step = tf.autograph.experimental.do_not_convert(self.train_step)
-        done, finite, rate = tf.constant(0), tf.constant(True), tf.constant(0.0)
-        while finite and done < steps:
+        step, done, rate = tf.constant(0), tf.constant(0), tf.constant(0.0)
+        # To the end, whatever the loss: processes that train together would have to
+        # tell each other, which takes as long as adding up their gradients.
+        while step < steps:
             rate = tf.cast(self.optimizer.learning_rate, tf.float32)
             losses = self.strategy.run(train_step, args=next(iterator))
-            loss = self.strategy.reduce("SUM", losses, axis=None)
-            finite = tf.math.is_finite(loss)
-            done += 1
+            own = self.strategy.experimental_local_results(losses)
+            finite = tf.reduce_all(tf.math.is_finite(tf.stack(own)))
+            done += tf.cast(finite and done == step, tf.int32)
+            step += 1
         weights = [
             tf.reduce_all(tf.math.is_finite(variable.value))
             for variable in self.model.trainable_variables
         ]
-        return done, finite, tf.reduce_all(weights), rate
+        return done, tf.reduce_all(weights), rate
 
     @tf.function(reduce_retracing=True)
     def _evaluate_batch(
@@ -512,6 +520,9 @@ class Trainer:
           _StoppedError: `stop` was called; everything is as it was before.
         """
         weights = self.model.get_weights()
+        if self._replicas > 1:
+            # Evaluates what is kept: the mean of what each replica has of its own.
+            self.model.set_weights(weights)
         if self.optimizer.use_ema:
             self.optimizer.finalize_variable_values(self.model.trainable_variables)
         validated = {}
@@ -526,6 +537,7 @@ class Trainer:
         finally:
             self.model.set_weights(weights)
         self.metrics.reset()
+        self._samples = 0.0
         return validated
 
     def _unless_stopped(self, batches: Iterable) -> Iterator:

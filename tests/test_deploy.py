@@ -86,4 +86,8 @@ def test_the_dockerfile_for_training_copies_what_there_is():
     for paths in re.findall(r"^COPY (.+) \S+$", text, re.M):
         for path in paths.split():
             assert (ROOT / path).exists(), path
+            for link in (ROOT / path).rglob("*"):
+                if link.is_symlink():
+                    target = link.resolve().relative_to(ROOT)
+                    assert re.search(rf"^COPY {target} ", text, re.M), link
     assert json.loads(re.search(r"^ENTRYPOINT (.+)$", text, re.M)[1]) == ["mnist_tf"]

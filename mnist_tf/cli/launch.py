@@ -4,17 +4,20 @@
 
 What follows -- is the command of each worker, without `mnist_tf`. Each line of their
 output begins with the index of the worker. The workers end together; the exit code is
-that of the first one that failed, or 0.
+the highest of theirs.
 """
 
+import contextlib
+import functools
 import json
+import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from types import FrameType
 from typing import IO, cast
 
@@ -23,9 +26,10 @@ from absl import flags
 from mnist_tf.cli import parsing
 from mnist_tf.data import limits
 from mnist_tf.errors import UserError
-from mnist_tf.run.cluster import PORT_OFFSET
+from mnist_tf.run.cluster import PORT_OFFSET, is_free
 
 _FIRST_PORT, _LAST_PORT = 20000, 30000
+_GRACE_SECONDS = 10.0  # for the others, after one has failed
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,20 +59,24 @@ def launch(command: Sequence[str], workers: int) -> int:
     """
     addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
     processes: list[subprocess.Popen] = []
+    received: list[int] = []
 
     def forward(signum: int, _: FrameType | None) -> None:
+        received.append(signal.SIGTERM if signum == signal.SIGHUP else signum)
         for process in processes:
-            process.send_signal(signum)
+            process.send_signal(received[-1])
 
     previous = {
         signum: signal.signal(signum, forward)
-        for signum in (signal.SIGINT, signal.SIGTERM)
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
     try:
         for index in range(workers):
             task = {"type": "worker", "index": index}
             config = {"cluster": {"worker": addresses}, "task": task}
             processes.append(_start(command, index, workers, json.dumps(config)))
+            if received:  # before this worker was there
+                processes[-1].send_signal(received[-1])
         readers = [
             _prefixed(cast(IO[str], stream), index, sink)
             for index, process in enumerate(processes)
@@ -77,7 +85,7 @@ def launch(command: Sequence[str], workers: int) -> int:
                 (process.stderr, sys.stderr),
             )
         ]
-        codes = [process.wait() for process in processes]
+        codes = _wait(processes)
         for reader in readers:
             reader.join()
     finally:
@@ -87,6 +95,20 @@ def launch(command: Sequence[str], workers: int) -> int:
             signal.signal(signum, handler)
     failed = [code if code > 0 else 128 - code for code in codes if code]
     return max(failed, default=0)
+
+
+def _wait(processes: Sequence[subprocess.Popen]) -> list[int]:
+    """Returns the exit codes; when one fails, the others end soon or are told to."""
+    deadline = math.inf
+    while any(process.poll() is None for process in processes):
+        if any(process.returncode for process in processes):
+            deadline = min(deadline, time.monotonic() + _GRACE_SECONDS)
+        if time.monotonic() > deadline:
+            deadline = math.inf
+            for process in processes:
+                process.terminate()
+        time.sleep(0.05)
+    return [process.returncode for process in processes]
 
 
 def _start(
@@ -103,16 +125,8 @@ def _start(
         errors="backslashreplace",
         # A terminal's Ctrl-C comes once, through this process.
         start_new_session=True,
-        preexec_fn=_pinned(index, workers),
+        preexec_fn=functools.partial(limits.use_share_of_cores, index, workers),
     )
-
-
-def _pinned(index: int, workers: int) -> Callable[[], None] | None:
-    """Returns what gives a process its share of the cores, if there are enough."""
-    if not hasattr(os, "sched_setaffinity") or limits.cores() < workers:
-        return None
-    cores = sorted(os.sched_getaffinity(0))[index::workers]
-    return lambda: os.sched_setaffinity(0, cores)
 
 
 def _prefixed(stream: IO[str], index: int, sink: IO[str]) -> threading.Thread:
@@ -120,7 +134,8 @@ def _prefixed(stream: IO[str], index: int, sink: IO[str]) -> threading.Thread:
 
     def copy() -> None:
         for line in stream:
-            print(f"[{index}] {line}", end="", file=sink, flush=True)
+            with contextlib.suppress(OSError):  # who read it is gone
+                print(f"[{index}] {line}", end="", file=sink, flush=True)
 
     thread = threading.Thread(target=copy)
     thread.start()
@@ -131,14 +146,6 @@ def free_ports(count: int) -> list[int]:
     """Returns ports that are free, as the one that belongs to the first of them is."""
     for first in range(_FIRST_PORT + os.getpid() % 5000, _LAST_PORT, count + 1):
         ports = list(range(first, first + count))
-        if all(map(_is_free, [*ports, first + PORT_OFFSET])):
+        if all(map(is_free, [*ports, first + PORT_OFFSET])):
             return ports
     raise UserError(f"there are no {count} free ports; end other processes")
-
-
-def _is_free(port: int) -> bool:
-    try:
-        socket.create_server(("", port)).close()
-    except OSError:
-        return False
-    return True

@@ -7,7 +7,11 @@ POST /v1/models/mnist:predict takes what TensorFlow Serving's REST API takes, PO
 to standard error. SIGTERM shuts the server down once all requests are answered.
 """
 
-from collections.abc import Sequence
+import contextlib
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -16,18 +20,57 @@ from mnist_tf.cli import parsing
 from mnist_tf.errors import UserError, native_output_hidden, say
 
 
-def main(argv: Sequence[str]) -> None:
-    """Serves as the flags say until a signal arrives."""
+def main(argv: Sequence[str]) -> int:
+    """Serves as the flags say until a signal arrives; returns the exit code."""
     values = parsing.parse(argv, __doc__ or "", _define, _checked)
+    with contextlib.ExitStack() as stack:
+        if values["workers"] > 1:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            # Looked up when prometheus_client is imported.
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        return _serve(values)
+
+
+def _serve(values: parsing.Values) -> int:
     try:
-        from mnist_tf import serving
-        from mnist_tf.serving import http
+        from mnist_tf.serving import http, processes
     except ModuleNotFoundError as error:
         raise UserError(
             f"{error.name} is not installed; pip install 'mnist_tf[serve]'"
         ) from error
 
     listening = http.bind_socket(values["host"], values["port"])
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+
+    def on_start() -> None:
+        say(f"serving http://{shown}:{port}/")
+
+    def on_drain() -> None:
+        say("shutting down")
+
+    if values["workers"] == 1:
+        _serve_alone(values, listening, on_start, on_drain)
+        return 0
+    listening.close()  # the port is free
+
+    def serve(started: Callable[[], None]) -> None:
+        shared = http.bind_socket(host, port, shared=True)
+        _serve_alone(values, shared, started, lambda: None)
+
+    return processes.run(values["workers"], serve, on_start, on_drain)
+
+
+def _serve_alone(
+    values: parsing.Values,
+    listening: socket.socket,
+    on_start: Callable[[], None],
+    on_drain: Callable[[], None],
+) -> None:
+    """Serves in this process."""
+    from mnist_tf import serving
+    from mnist_tf.serving import http
+
     with native_output_hidden():
         model = serving.ServedModel(
             values["model_dir"], values["runtime"], values["version"]
@@ -44,12 +87,10 @@ def main(argv: Sequence[str]) -> None:
         watch=values["watch"],
     )
     server = serving.Server(model, settings, serving.AccessLog(values["log_format"]))
-    host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
 
     def drain() -> None:
         server.draining = True
-        say("shutting down")
+        on_drain()
 
     http.serve(
         server.app,
@@ -58,7 +99,7 @@ def main(argv: Sequence[str]) -> None:
         max_connections=values["max_connections"],
         drain_seconds=values["drain_seconds"],
         on_drain=drain,
-        on_start=lambda: say(f"serving http://{shown}:{port}/"),
+        on_start=on_start,
     )
 
 
@@ -73,6 +114,9 @@ def _define(values: flags.FlagValues) -> None:
         **mine)
     flags.DEFINE_integer(
         "port", 8080, "Port to listen on; 0 picks a free one.", 0, 65535, **mine)
+    flags.DEFINE_integer(
+        "workers", 1, "Processes that answer on the port, each with its share of the "
+        "cores.", 1, 256, **mine)
     flags.DEFINE_string(
         "token_file", "", "File with the token that clients must send as "
         "`Authorization: Bearer TOKEN`.", **mine)

@@ -34,6 +34,13 @@ def cores() -> int:
     return least
 
 
+def use_share_of_cores(index: int, shares: int) -> None:
+    """Leaves this process one of equal shares of its cores, if there are enough."""
+    if hasattr(os, "sched_setaffinity") and cores() >= shares:
+        usable = sorted(os.sched_getaffinity(0))[: cores()]
+        os.sched_setaffinity(0, usable[index::shares])
+
+
 def available_memory(reserved: int = 0) -> int:
     """Returns how many more bytes this process may use.
 

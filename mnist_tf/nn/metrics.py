@@ -45,7 +45,8 @@ class SampleMean(keras.metrics.Metric):
 
     def result(self) -> tf.Tensor:
         """Returns the mean, a float64 scalar."""
-        return self.sums.value[0] / self.sums.value[1]
+        sums = tf.convert_to_tensor(self.sums.value)  # once: of replicas, it adds up
+        return sums[0] / sums[1]
 
 
 class MetricSet:

@@ -14,7 +14,6 @@ import queue
 import re
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,11 +23,12 @@ from mnist_tf.errors import Interrupted, UserError
 
 PORT_OFFSET = 1000
 _BEAT_SECONDS = 2.0  # between two signs of life
-_SILENCE_SECONDS = 12.0  # after which a worker counts as lost
+_SILENCE_SECONDS = 20.0  # after which a worker counts as lost
 _GRACE_SECONDS = 1.5  # for a worker that is about to end in the same way
 _LARGEST_MESSAGE = 2**20  # bytes
 _TASKS = ("chief", "worker")
-_ADDRESS = re.compile(r"(?P<host>[^\s/]+):(?P<port>\d{1,5})")
+_LAST_PORT = 2**16 - 1 - PORT_OFFSET
+_ADDRESS = re.compile(r"(?P<host>[^\s/:]+):(?P<port>\d{1,5})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +53,19 @@ def find(environment: Mapping[str, str] = os.environ) -> Cluster | None:
     """
     if environment.get("TF_CONFIG"):
         return _from_tf_config(environment["TF_CONFIG"])
-    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+    if environment.get("SLURM_STEP_NUM_TASKS", "1") != "1":
         import tensorflow as tf  # here, as all else needs none of it
 
         slurm = tf.distribute.cluster_resolver.SlurmClusterResolver
-        # It counts the tasks of a node by its GPUs; told of many, it takes them all.
-        resolver = slurm(gpus_per_node=2**16, gpus_per_task=1, auto_set_gpu=False)
-        addresses = resolver.cluster_spec().as_dict()["worker"]
+        try:
+            # It counts the tasks of a node by its GPUs; told of many, it takes all.
+            resolver = slurm(gpus_per_node=2**16, gpus_per_task=1, auto_set_gpu=False)
+            addresses = resolver.cluster_spec().as_dict()["worker"]
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"Slurm's variables cannot be used ({error}); start the workers with "
+                "srun, or use --strategy=single"
+            ) from error
         return Cluster(tuple(addresses), resolver.task_id)
     return None
 
@@ -74,8 +80,10 @@ def _from_tf_config(text: str) -> Cluster | None:
         addresses = [each for kind in _TASKS for each in cluster.get(kind, [])]
         for address in addresses:
             found = _ADDRESS.fullmatch(address)
-            if not found or not 0 < int(found["port"]) < 2**16:
-                raise ValueError(f"{address!r} is not host:port")
+            if not found or not 0 < int(found["port"]) <= _LAST_PORT:
+                raise ValueError(
+                    f"{address!r} is not host:port with a port of 1 to {_LAST_PORT}"
+                )
         if len(set(addresses)) < len(addresses):
             raise ValueError("two tasks have the same address")
         if not addresses:
@@ -140,14 +148,21 @@ class ConnectedWorkers(Workers):
         self._peers: dict[int, socket.socket] = {}
         self._values: dict[int, queue.Queue] = {}  # that came over each
         self._sending = threading.RLock()  # a signal handler may send, too
+        # Not affected by what hides the output of other libraries or of this worker.
+        self._stderr = os.dup(2)
 
     def connect(self, timeout: float) -> None:
         """Waits for the other workers for that many seconds.
 
         Raises:
-          UserError: not all came in time, or a port is taken.
+          UserError: not all connected in time, or a port is taken.
         """
-        _check_free(self._addresses[self.index], self.index)
+        port = int(self._addresses[self.index].rpartition(":")[2])
+        if not is_free(port):  # TensorFlow would end the process
+            raise UserError(
+                f"port {port} of worker {self.index} is in use; end the process that "
+                "has it, or give the worker another port"
+            )
         deadline = time.monotonic() + timeout
         threading.Thread(target=self._beat, daemon=True).start()
         if self.chief:
@@ -167,7 +182,7 @@ class ConnectedWorkers(Workers):
 
     def tell(self, signum: int) -> None:
         """Tells the others that this worker received a signal."""
-        for peer in self._peers:
+        for peer in list(self._peers):
             self._send(peer, {"signal": signum})
 
     def on_signal(self, stop: Callable[[int], Any]) -> None:
@@ -177,9 +192,9 @@ class ConnectedWorkers(Workers):
     def leave(self, code: int, reason: str = "") -> None:
         """Tells the others that this worker ends, and with which exit code."""
         self._leaving = True
-        for peer in self._peers:
+        for peer in list(self._peers):
             self._send(peer, {"leave": code, "reason": reason})
-        for connection in self._peers.values():
+        for connection in list(self._peers.values()):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_WR)
 
@@ -209,7 +224,7 @@ class ConnectedWorkers(Workers):
                         if index not in self._peers
                     ]
                     raise UserError(
-                        f"{', '.join(missing)} did not come within {timeout:g} s; "
+                        f"{', '.join(missing)} did not connect within {timeout:g} s; "
                         "start all workers, or raise --cluster_timeout"
                     ) from None
                 self._welcome(connection)
@@ -230,7 +245,10 @@ class ConnectedWorkers(Workers):
             )
         elif index in self._peers or not 0 < index < self.count:
             problem = f"two processes are {self.name(index)}; give each its own index"
-        _write_line(connection, {"problem": problem})
+        try:
+            _write_line(connection, {"problem": problem})
+        except OSError:
+            return  # it has given up
         if problem:
             raise UserError(problem)
         self._add(index, connection)
@@ -247,10 +265,14 @@ class ConnectedWorkers(Workers):
         while True:
             left = deadline - time.monotonic()
             try:
-                connection = socket.create_connection(address, max(0.01, min(left, 5)))
-                _write_line(connection, hello)
-                problem = json.loads(_read_line(connection))["problem"]
-                break
+                connection = socket.create_connection(address, max(0.01, left))
+                try:
+                    _write_line(connection, hello)
+                    problem = json.loads(_read_line(connection))["problem"]
+                    break
+                except BaseException:
+                    connection.close()
+                    raise
             except (OSError, ValueError) as error:
                 if left <= 0:
                     raise UserError(
@@ -282,9 +304,11 @@ class ConnectedWorkers(Workers):
                 elif "signal" in message:
                     self._forward(peer, message)
                     self._stop(message["signal"])
-                elif "leave" in message:
+                elif message.get("leave"):
                     self._forward(peer, message)
-                    return self._left(message.get("index", peer), message)
+                    self._left(message.get("index", peer), message)
+                elif "leave" in message:  # with 0, at its end
+                    return
                 elif "lost" in message:
                     self._end(self._lost(message["lost"], message["reason"]))
             reason = "its connection was closed"
@@ -301,15 +325,14 @@ class ConnectedWorkers(Workers):
     def _forward(self, sender: int, message: Mapping[str, Any]) -> None:
         """Passes a message on to the other workers, if this is the chief."""
         if self.chief:
-            for peer in self._peers:
+            for peer in list(self._peers):
                 if peer != sender:
                     self._send(peer, {"index": sender, **message})
 
     def _left(self, index: int, message: Mapping[str, Any]) -> None:
         code, reason = message["leave"], message["reason"]
-        if code:
-            time.sleep(_GRACE_SECONDS)
-        if self._leaving or not code:
+        time.sleep(_GRACE_SECONDS)
+        if self._leaving:
             return
         if code > 128:
             name = signal.Signals(code - 128).name
@@ -322,7 +345,7 @@ class ConnectedWorkers(Workers):
     def _end(self, line: str, code: int = 1) -> NoReturn:
         """Ends this process, whose main thread may wait for the other worker."""
         with contextlib.suppress(OSError):
-            print(line, file=sys.__stderr__, flush=True)
+            os.write(self._stderr, f"{line}\n".encode(errors="backslashreplace"))
         os._exit(code)
 
 
@@ -361,20 +384,16 @@ def joined(cluster: Cluster | None, timeout: float) -> Iterator[Workers]:
 
 def _control(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
-    above = int(port) + PORT_OFFSET
-    return host, above if above < 2**16 else int(port) - PORT_OFFSET
+    return host, int(port) + PORT_OFFSET
 
 
-def _check_free(address: str, index: int) -> None:
-    """Rejects a port that is taken, for which TensorFlow would end the process."""
-    port = int(address.rpartition(":")[2])
+def is_free(port: int) -> bool:
+    """Returns whether a process may listen on the port."""
     try:
         socket.create_server(("", port)).close()
-    except OSError as error:
-        raise UserError(
-            f"port {port} of worker {index} cannot be used ({error.strerror}); end the "
-            "process that has it, or give the worker another port"
-        ) from error
+    except OSError:
+        return False
+    return True
 
 
 def _write_line(connection: socket.socket, message: Mapping[str, Any]) -> None:

@@ -15,7 +15,14 @@ from mnist_tf.run import checkpoints
 _LOCK = ".lock"
 
 
-def check(model_dir: str, log_dir: str, *, resume: Switch, overwrite: bool) -> None:
+def check(
+    model_dir: str,
+    log_dir: str,
+    *,
+    resume: Switch,
+    overwrite: bool,
+    publish: str = "",
+) -> None:
     """Rejects directories that cannot be written to or hold what would be lost.
 
     Arguments are the settings of the same names.
@@ -24,7 +31,10 @@ def check(model_dir: str, log_dir: str, *, resume: Switch, overwrite: bool) -> N
       UserError: names the directory and the flag that helps.
     """
     problems = []
-    for flag, name in {"--model_dir": model_dir, "--log_dir": log_dir}.items():
+    written = {"--model_dir": model_dir, "--log_dir": log_dir}
+    if publish:
+        written["--publish"] = publish
+    for flag, name in written.items():
         folder = Path(name).absolute()
         existing = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
         if existing.is_symlink() and not existing.exists():

@@ -1,6 +1,7 @@
 """Distribution strategies by name, and the checks that all workers train the same."""
 
 import signal
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,10 +49,11 @@ def create(strategy: str, cluster: Cluster | None) -> tf.distribute.Strategy:
         handler = signal.getsignal(signal.SIGTERM)
         with native_output_hidden():
             created = tf.distribute.MultiWorkerMirroredStrategy(resolver)
-        signal.signal(signal.SIGTERM, handler)  # TensorFlow has taken it over
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # TensorFlow has taken it over
         return created
     several = len(tf.config.list_physical_devices("GPU")) > 1
-    if strategy == "mirrored" or (strategy == "auto" and several):
+    if strategy == "mirrored" or (strategy != "single" and several):
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
 
@@ -71,26 +73,30 @@ def check_settings(workers: Workers, config: Config) -> None:
     _check(workers, {**code, **settings}, "start all workers with the same")
 
 
-def check_state(workers: Workers, data: str, checkpoint: str) -> None:
+def check_state(workers: Workers, **checksums: str) -> None:
     """Rejects workers that see other data or another checkpoint than the chief.
 
-    Arguments are checksums.
+    Arguments are checksums by name.
 
     Raises:
       UserError: names each worker and what differs.
     """
-    what = {"data (SHA-256)": data, "checkpoint (SHA-256)": checkpoint}
-    _check(workers, what, "put --data_dir and --model_dir on storage that all share")
+    what = {f"{name} (SHA-256)": each for name, each in checksums.items()}
+    _check(workers, what, "put all of them on storage that the workers share")
 
 
 def _check(workers: Workers, what: Mapping[str, Any], mend: str) -> None:
     everyone = workers.gather(dict(what))
     problems = [
-        f"worker {index} has {key} {mine.get(key) or 'none'}, "
-        f"but the chief {value or 'none'}"
+        f"worker {index} has {key} {_shown(mine.get(key))}, but the chief "
+        f"{_shown(value)}"
         for index, mine in enumerate(everyone)
         for key, value in everyone[0].items()
         if mine.get(key) != value
     ]
     if problems:
         raise UserError(f"{'; '.join(problems)}; {mend}")
+
+
+def _shown(value: Any) -> str:
+    return "none" if value in (None, "") else str(value)

@@ -26,12 +26,16 @@ _WARMUP = "tf_serving_warmup_requests"  # TensorFlow Serving's name
 
 
 def publish(
-    model_dir: str | os.PathLike, directory: str | os.PathLike, keep: int = 0
+    model_dir: str | os.PathLike,
+    directory: str | os.PathLike,
+    keep: int = 0,
+    again: bool = True,
 ) -> int:
     """Adds the model of a model directory to a repository; returns its version.
 
     Versions count up, and no number is given twice. `keep` is how many of them stay,
-    the newest ones; 0 keeps all.
+    the newest ones; 0 keeps all. A model that need not be published `again` is not if
+    the newest version has it already, as after a run that is completed twice.
 
     Raises:
       UserError: there is no model, it is damaged, or the repository cannot be written.
@@ -41,7 +45,10 @@ def publish(
         path.mkdir(parents=True, exist_ok=True)
         with _locked(path) as last:
             names = [each.name for each in path.iterdir()]
-            taken = [int(name) for name in names if name.isdecimal()]
+            taken = [int(name) for name in names if artifact.is_version(name)]
+            newest = artifact.versions(path)[-1:]
+            if not again and any(_same(path / str(v), model_dir) for v in newest):
+                return newest[0]
             version = max([int(last.read() or 0), *taken]) + 1
             writing = path / _WRITING
             shutil.rmtree(writing, ignore_errors=True)  # of a process that was killed
@@ -50,8 +57,8 @@ def publish(
                 _write_warmup(model_dir, writing)
                 for place in [*writing.rglob("*"), writing]:
                     artifact.sync(place)
-                last.truncate(0)
-                last.write(str(version))  # "a" writes at the end
+                last.seek(0)
+                last.write(f"{version:018d}")  # always as long, so nothing is cut off
                 last.flush()
                 os.rename(writing, path / str(version))
             finally:
@@ -72,6 +79,13 @@ def publish(
     return version
 
 
+def _same(version: Path, model_dir: str | os.PathLike) -> bool:
+    """Whether the version has the model of the model directory."""
+    with contextlib.suppress(UserError):  # the version is damaged or not ours
+        return artifact.read(version).tflite() == artifact.read(model_dir).tflite()
+    return False
+
+
 def _remove(path: Path, version: int) -> None:
     # In one step, for those who look at the same time.
     os.rename(path / str(version), path / _REMOVED)
@@ -81,10 +95,10 @@ def _remove(path: Path, version: int) -> None:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[IO[str]]:
     """Opens the file with the last version, which one process at a time can have."""
-    with open(path / _LAST, "a+", encoding="ascii") as file:
+    descriptor = os.open(path / _LAST, os.O_RDWR | os.O_CREAT, 0o644)
+    with open(descriptor, "r+", encoding="ascii") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         shutil.rmtree(path / _REMOVED, ignore_errors=True)
-        file.seek(0)
         yield file
 
 

@@ -47,7 +47,8 @@ class GracefulStop:
         The same signal may still come to this process, as its first one.
         """
         if not self.signum and self.stop(signal.Signals(signum).name):
-            self.signum, self._elsewhere = signum, True
+            self._elsewhere = True  # first, as a handler may come in between
+            self.signum = signum
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self._elsewhere:

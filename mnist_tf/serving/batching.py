@@ -30,7 +30,7 @@ class QueueFullError(Exception):
 class _Job:
     images: np.ndarray
     future: asyncio.Future
-    model: Model | None  # None is the batcher's, when the job is done
+    model: Model | None  # None: the batcher's model at the time of the call
 
 
 _Result = tuple[list[_Job], np.ndarray | Exception]
@@ -135,8 +135,11 @@ class Batcher:
         """Calls each model that neighbours among the jobs ask for, once for all."""
         current = self.model
         groups = itertools.groupby(jobs, lambda job: job.model or current)
-        found = [(model, list(each)) for model, each in groups]
-        return [(each, self._call(model, each)) for model, each in found]
+        results = []
+        for model, group in groups:
+            same = list(group)
+            results.append((same, self._call(model, same)))
+        return results
 
     def _call(self, model: Model, jobs: list[_Job]) -> np.ndarray | Exception:
         parts = [job.images for job in jobs]

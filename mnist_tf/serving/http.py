@@ -25,8 +25,11 @@ _LINGER_SECONDS = 1.0  # from an error response to the end of its connection
 _SHUTDOWN_SECONDS = 30.0  # for requests in flight when the server shuts down
 
 
-def bind_socket(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int, shared: bool = False) -> socket.socket:
     """Returns a socket that is bound to an address.
+
+    Sockets that are `shared` may be bound to the same one; each gets a part of the
+    connections.
 
     Raises:
       UserError: the port is taken, or the host is not an address of this computer.
@@ -35,6 +38,8 @@ def bind_socket(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listening.bind((host, port))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -14,14 +15,18 @@ from prometheus_client import (
     Gauge,
     Histogram,
     generate_latest,
+    multiprocess,
 )
 
+_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # where processes share their metrics
 _SECONDS = (5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Metrics:
-    """The metrics of one server; their names start with `mnist_tf_`.
+    """The metrics of a server; their names start with `mnist_tf_`.
+
+    Where PROMETHEUS_MULTIPROC_DIR is set, they are those of all processes that use it.
 
     Args:
       queue_size: returns the number of requests that wait.
@@ -46,10 +51,21 @@ class Metrics:
         self._predictions = Counter(
             "predictions", "Images by predicted label.", ["label"], **make
         )
-        queue = Gauge("queue_requests", "Requests that wait for the model.", **make)
-        queue.set_function(queue_size)
-        current = Gauge("model_version", "Version of the model that is served.", **make)
-        current.set_function(version)
+        queue = Gauge(
+            "queue_requests", "Requests that wait for the model.",
+            multiprocess_mode="livesum", **make,
+        )  # fmt: skip
+        current = Gauge(
+            "model_version", "Version of the model that is served.",
+            multiprocess_mode="livemin", **make,
+        )  # fmt: skip
+        self._shared = _FOLDER in os.environ
+        self._gauges: list[tuple[Gauge, Callable[[], int]]] = []
+        if self._shared:  # other processes cannot call the functions
+            self._gauges = [(queue, queue_size), (current, version)]
+        else:
+            queue.set_function(queue_size)
+            current.set_function(version)
 
         # Looking up a label takes longer than counting.
         self._request = functools.cache(self._requests.labels)
@@ -58,6 +74,7 @@ class Metrics:
     def observe_request(self, route: str, seconds: float, status: int) -> None:
         """Records a request and the status of its response."""
         self._request(route).observe(seconds)
+        self._set_gauges()
         if status >= 400:
             self._errors.labels(status).inc()
 
@@ -71,7 +88,16 @@ class Metrics:
 
     def render(self) -> bytes:
         """Returns all metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+        registry = self.registry
+        if self._shared:
+            self._set_gauges()
+            registry = CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry)
+        return generate_latest(registry)
+
+    def _set_gauges(self) -> None:
+        for gauge, value in self._gauges:
+            gauge.set(value())
 
 
 class AccessLog:

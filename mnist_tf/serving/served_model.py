@@ -51,13 +51,14 @@ class ServedModel:
         if version and not self._repository:
             raise UserError(
                 f"--version={version} needs a repository, but --model_dir {model_dir} "
-                "is none; omit it"
+                "is not one; omit it"
             )
         self.version, path = self._newest()
         self._loaded = _fingerprint(path)
         self.predictor = self._load(path)
         self.earlier: dict[int, Predictor] = {}
         self.error = ""
+        self._failed = 0  # the version that the error is about
 
     def loaded(self) -> dict[int, Predictor]:
         """Returns the predictors of all versions that are loaded, the current first."""
@@ -75,7 +76,7 @@ class ServedModel:
             if version in (None, each)
         ]
         if self.error and version is None:
-            failed = (self.version + 1, "END", "FAILED_PRECONDITION", self.error)
+            failed = (self._failed, "END", "FAILED_PRECONDITION", self.error)
             versions.insert(0, failed)
         return {
             "model_version_status": [
@@ -128,10 +129,14 @@ class ServedModel:
         Returns:
           Whether there is a new `predictor`.
         """
+        self._failed = self.version + 1
         try:
             version, path = self._newest()
+            if self._repository:
+                self._failed = version
             fingerprint = _fingerprint(path)
             if fingerprint == self._loaded:
+                self.error = ""  # of a version that is gone
                 self._forget_removed()
                 return False
             predictor = self.earlier.get(version) or self._load(path)
@@ -159,14 +164,10 @@ class ServedModel:
             return 1, self.model_dir
         found = artifact.versions(self.model_dir)
         if not found or (self._pinned and self._pinned not in found):
-            has = (
-                f"has the versions {', '.join(map(str, found))}"
-                if found
-                else "is empty"
-            )
+            has = ", ".join(map(str, found)) or "none"
             raise UserError(
-                f"version {self._pinned or self.version} is not in {self.model_dir}, "
-                f"which {has}; publish it, or choose another --version"
+                f"{self.model_dir} has no version {self._pinned or ''}".rstrip()
+                + f" (it has {has}); publish it, or serve another one"
             )
         version = self._pinned or found[-1]
         return version, self.model_dir / str(version)

@@ -148,7 +148,7 @@ class Server:
     async def predict_json(self, request: Request) -> Response:
         """Predicts as TensorFlow Serving does, from `instances` or `inputs`."""
         version = self._check_model(request)
-        predictor = self.model.loaded()[version] if version else None
+        predictor = None if version is None else self.model.loaded().get(version)
         if request.media_type not in _JSON_TYPES:
             raise _unsupported(request.media_type, "application/json")
         parse = functools.partial(

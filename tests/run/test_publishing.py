@@ -91,6 +91,12 @@ def test_versions_count_up_and_the_newest_are_kept(model_dir, tmp_path):
     assert publishing.publish(model_dir, tmp_path) == 13
 
 
+def test_a_run_that_is_completed_again_publishes_nothing_new(model_dir, tmp_path):
+    assert publishing.publish(model_dir, tmp_path) == 1
+    assert publishing.publish(model_dir, tmp_path, again=False) == 1
+    assert artifact.versions(tmp_path) == [1]
+
+
 def test_a_version_appears_as_a_whole(model_dir, tmp_path):
     code = """
         import os, sys

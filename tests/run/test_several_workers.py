@@ -186,7 +186,7 @@ def test_another_number_of_workers_is_told_and_kept(unbroken, tmp_path):
         ("--data_dir={}/1", "worker 1 has data (SHA-256) "),
         ("--model_dir={}/other",
          "worker 1 has checkpoint (SHA-256) none, but the chief "),
-        ("--nosuchflag", "did not come within 8 s; start all workers, or raise "),
+        ("--nosuchflag", "did not connect within 8 s; start all workers, or raise "),
     ],
 )  # fmt: skip
 def test_a_worker_that_would_train_something_else_is_refused(

@@ -14,6 +14,7 @@ def test_help_lists_its_flags(capsys):
         *("reject_below", "watch", "log_format", "drain_seconds", "max_body_bytes"),
         *("max_instances", "max_queue_size", "max_connections"),
         *("header_timeout", "body_timeout", "response_timeout"),
+        *("version", "workers"),
     }
     check_help(capsys, serve, names)
 
@@ -26,7 +27,8 @@ def test_help_shows_the_numbers_that_a_server_uses_by_default(capsys):
         "reject_below": "0.0",
         "body_timeout": "10.0", "header_timeout": "10.0", "response_timeout": "10.0",
         "max_body_bytes": str(2**24), "max_connections": "1024",
-        "max_instances": "1024", "max_queue_size": "1024",
+        "max_instances": "1024", "max_queue_size": "1024", "version": "0",
+        "workers": "1",
     }  # fmt: skip
 
 

@@ -1,0 +1,108 @@
+"""Several processes that answer on one port, started, watched and ended together."""
+
+import contextlib
+import functools
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterable
+from types import FrameType
+
+from prometheus_client import multiprocess
+
+from mnist_tf.data import limits
+from mnist_tf.errors import UserError, say
+
+_RESTART_SECONDS = 1.0  # between two starts of a process
+
+
+def run(
+    workers: int,
+    serve: Callable[[Callable[[], None]], None],
+    on_start: Callable[[], None],
+    on_drain: Callable[[], None],
+) -> int:
+    """Runs processes until SIGINT or SIGTERM, which each of them gets.
+
+    A process that ends by itself is replaced, unless it has never started.
+
+    Args:
+      workers: number of processes; each has its share of the cores.
+      serve: serves in one of them; calls its argument once it accepts connections.
+      on_start: called once all processes accept connections.
+      on_drain: called at the signal.
+
+    Returns:
+      The exit code.
+    """
+    started, tell_started = os.pipe()
+    processes: dict[int, int] = {}  # the index of each, by its ID
+    stopping = False
+
+    def start(index: int) -> int:
+        process = os.fork()
+        if not process:
+            _become_worker(index, workers, serve, tell_started)
+        processes[process] = index
+        return process
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        nonlocal stopping
+        if not stopping:
+            on_drain()
+        stopping = True
+        _signal(processes, signum)
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
+    for index in range(workers):
+        process = start(index)
+        # One after the other, so that a mistake is reported once.
+        while not select.select([started], [], [], 0.05)[0]:
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if ended:
+                _signal(processes, signal.SIGKILL)
+                return 0 if stopping else abs(os.waitstatus_to_exitcode(status)) or 1
+        os.read(started, 1)
+    on_start()
+    while processes:
+        process, _ = os.wait()
+        multiprocess.mark_process_dead(process)
+        index = processes.pop(process)
+        if not stopping:
+            say(f"process {process} ended unexpectedly; starting another")
+            time.sleep(_RESTART_SECONDS)
+            if not stopping:
+                start(index)
+    return 0
+
+
+def _signal(processes: Iterable[int], signum: int) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signum)
+
+
+def _write_byte(descriptor: int) -> None:
+    os.write(descriptor, b".")
+
+
+def _become_worker(
+    index: int,
+    workers: int,
+    serve: Callable[[Callable[[], None]], None],
+    tell_started: int,
+) -> None:
+    """Serves in this process, which has just been forked, and ends it."""
+    code = 1
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_DFL)  # until the server has its own handlers
+    try:
+        limits.use_share_of_cores(index, workers)
+        serve(functools.partial(_write_byte, tell_started))
+        code = 0
+    except UserError as error:
+        say(f"error: {error}")
+    finally:
+        os._exit(code)

@@ -1,0 +1,116 @@
+"""Several processes answer on one port and end together."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import ROOT
+from tests.serving.conftest import BLANK, PREDICT, instances, running_server
+from tests.serving.test_served_model import wait_until
+
+
+def children(server):
+    return {child.pid for child in psutil.Process(server.pid).children()}
+
+
+def ask(url, connections):
+    """Asks once over each of so many connections."""
+    clients = [httpx.Client(base_url=url) for _ in range(connections)]
+    codes = {
+        each.post(PREDICT, content=instances(BLANK)).status_code for each in clients
+    }
+    for client in clients:
+        client.close()
+    return codes
+
+
+def metric(url, name):
+    text = httpx.get(f"{url}/metrics").text
+    return float(re.search(rf"^{re.escape(name)} (.*)$", text, re.M)[1])
+
+
+def requests(server, process):
+    """The number of connections that a process has accepted and not closed."""
+    port = int(server.url.rpartition(":")[2])
+    connections = psutil.Process(process).net_connections("tcp")
+    return sum(each.laddr.port == port and bool(each.raddr) for each in connections)
+
+
+@pytest.fixture
+def server(model_dir):
+    with running_server(model_dir, "--workers=2", "--log_format=none") as server:
+        yield server
+
+
+def test_all_processes_answer_and_their_metrics_are_added_up(server):
+    assert len(children(server)) == 2
+    clients = [httpx.Client(base_url=server.url) for _ in range(40)]
+    for client in clients:
+        assert client.post(PREDICT, content=instances(BLANK)).status_code == 200
+    shares = [requests(server, process) for process in children(server)]
+    assert sum(shares) == 40
+    assert min(shares) > 0
+    count = 'mnist_tf_request_seconds_count{route="/v1/models/{name}:predict"}'
+    assert metric(server.url, count) == 40
+    assert metric(server.url, "mnist_tf_batch_images_sum") == 40
+    assert metric(server.url, "mnist_tf_model_version") == 1
+    assert metric(server.url, "mnist_tf_queue_requests") == 0
+    for client in clients:
+        client.close()
+
+
+def test_a_process_that_is_killed_is_replaced(server):
+    before = children(server)
+    ask(server.url, 10)
+    killed = before.pop()
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: len(children(server)) == 2 and killed not in children(server))
+    assert f"process {killed} ended unexpectedly; starting another" in server.lines
+    # The new one answers, and what the old one counted is kept.
+    time.sleep(1)
+    assert ask(server.url, 20) == {200}
+    assert metric(server.url, "mnist_tf_batch_images_sum") == 30
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_all_processes(server, signum):
+    processes = children(server)
+    server.send_signal(signum)
+    assert server.wait(10) == 0
+    assert not any(map(psutil.pid_exists, processes))
+    time.sleep(0.2)
+    assert server.lines[-1] == "shutting down"
+    assert [line for line in server.lines if "serving" in line] == [
+        f"serving {server.url}/"
+    ]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--model_dir=none"], "error: --model_dir none does not exist; train a model"),
+        (["--port={}"], "error: cannot listen on 127.0.0.1:"),
+    ],
+)
+def test_processes_that_cannot_start_end_the_server(server, model_dir, flags, line):
+    taken = server.url.rpartition(":")[2]
+    flags = [flag.format(taken) for flag in flags]
+    command = [sys.executable, "serve.py", f"--model_dir={model_dir}", "--port=0"]
+    done = subprocess.run(
+        [*command, "--workers=2", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(line)
+    assert "Traceback" not in done.stderr
