@@ -5,6 +5,7 @@ import functools
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable
 from types import FrameType
@@ -37,12 +38,15 @@ def run(
       The exit code.
     """
     started, tell_started = os.pipe()
+    ended, alive = os.pipe()  # closed when this process ends, however it ends
     processes: dict[int, int] = {}  # the index of each, by its ID
     stopping = False
 
     def start(index: int) -> int:
         process = os.fork()
         if not process:
+            os.close(alive)
+            threading.Thread(target=_end_after, args=[ended], daemon=True).start()
             _become_worker(index, workers, serve, tell_started)
         processes[process] = index
         return process
@@ -60,8 +64,8 @@ def run(
         process = start(index)
         # One after the other, so that a mistake is reported once.
         while not select.select([started], [], [], 0.05)[0]:
-            ended, status = os.waitpid(process, os.WNOHANG)
-            if ended:
+            found, status = os.waitpid(process, os.WNOHANG)
+            if found:
                 _signal(processes, signal.SIGKILL)
                 return 0 if stopping else abs(os.waitstatus_to_exitcode(status)) or 1
         os.read(started, 1)
@@ -84,6 +88,12 @@ def _signal(processes: Iterable[int], signum: int) -> None:
             os.kill(process, signum)
 
 
+def _end_after(pipe: int) -> None:
+    """Ends this process once the other end of a pipe is closed."""
+    os.read(pipe, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _write_byte(descriptor: int) -> None:
     os.write(descriptor, b".")
 
@@ -96,6 +106,7 @@ def _become_worker(
 ) -> None:
     """Serves in this process, which has just been forked, and ends it."""
     code = 1
+    os.setsid()  # a terminal's Ctrl-C comes once, through the first process
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_DFL)  # until the server has its own handlers
     try:

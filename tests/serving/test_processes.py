@@ -92,6 +92,12 @@ def test_a_signal_ends_all_processes(server, signum):
     ]
 
 
+def test_processes_end_with_the_first_one(server):
+    processes = children(server)
+    server.kill()
+    wait_until(lambda: not any(map(psutil.pid_exists, processes)))
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("flags", "line"),
