@@ -1,4 +1,4 @@
-"""Starts a cluster of workers on this computer, each with its share of the cores.
+"""Train with several workers on this computer, each with its share of the cores.
 
     mnist_tf launch --workers=2 -- train --flagfile=base.cfg
 

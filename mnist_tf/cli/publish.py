@@ -1,4 +1,4 @@
-"""Add the model of a model directory to a repository for TensorFlow Serving.
+"""Add a model to a repository for TensorFlow Serving.
 
     mnist_tf publish out/ models/
 

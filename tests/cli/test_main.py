@@ -103,11 +103,12 @@ def test_a_verb_gets_its_arguments_and_returns_the_exit_code():
 
 
 @pytest.mark.parametrize("verb", [verb for verb in PRESENT if verb != "recipes"])
-def test_each_verb_is_a_script_too(verb):
+def test_each_verb_says_what_it_does_and_those_of_the_door_are_scripts_too(verb):
     ended = mnist_tf(verb, "--help")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.startswith(PRESENT[verb].rstrip("."))
-    assert ended.stdout == python(f"{verb}.py", "--help").stdout
+    if verb not in ("publish", "launch"):
+        assert ended.stdout == python(f"{verb}.py", "--help").stdout
 
 
 def test_a_verb_fails_as_its_script_does():

@@ -111,7 +111,7 @@ def test_the_newest_version_or_the_one_that_is_asked_for_is_served(models, other
 
 @pytest.mark.fault
 def test_a_version_that_is_not_there_is_refused(models, model_dir):
-    line = "version 7 is not in .*models, which has the versions 1; publish it, or"
+    line = r"models has no version 7 \(it has 1\); publish it, or serve another one"
     with pytest.raises(UserError, match=line):
         ServedModel(models, version=7)
     with pytest.raises(UserError, match="--version=7 needs a repository, but"):
