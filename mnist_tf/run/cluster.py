@@ -143,6 +143,7 @@ class ConnectedWorkers(Workers):
         self.index, self.count = cluster.index, len(cluster.addresses)
         self._addresses = cluster.addresses
         self._leaving = False
+        self._other_left = False  # so that all will end, and others close connections
         self._stop: Callable[[int], Any] = lambda signum: None
         # The chief has a connection to each worker, the others one to the chief.
         self._peers: dict[int, socket.socket] = {}
@@ -318,7 +319,7 @@ class ConnectedWorkers(Workers):
             reason = f"nothing came from it for {_SILENCE_SECONDS:g} s"
         except (OSError, ValueError) as error:
             reason = str(error)
-        if not self._leaving:
+        if not (self._leaving or self._other_left):
             self._forward(peer, {"lost": peer, "reason": reason})
             self._end(self._lost(peer, reason))
 
@@ -330,6 +331,7 @@ class ConnectedWorkers(Workers):
                     self._send(peer, {"index": sender, **message})
 
     def _left(self, index: int, message: Mapping[str, Any]) -> None:
+        self._other_left = True
         code, reason = message["leave"], message["reason"]
         time.sleep(_GRACE_SECONDS)
         if self._leaving:
@@ -344,9 +346,10 @@ class ConnectedWorkers(Workers):
 
     def _end(self, line: str, code: int = 1) -> NoReturn:
         """Ends this process, whose main thread may wait for the other worker."""
-        with contextlib.suppress(OSError):
-            os.write(self._stderr, f"{line}\n".encode(errors="backslashreplace"))
-        os._exit(code)
+        with self._sending:  # only one thread says why
+            with contextlib.suppress(OSError):
+                os.write(self._stderr, f"{line}\n".encode(errors="backslashreplace"))
+            os._exit(code)
 
 
 _AGAIN = "start all workers again with --resume=auto to continue"

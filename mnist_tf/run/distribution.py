@@ -1,11 +1,10 @@
 """Distribution strategies by name, and the checks that all workers train the same."""
 
-import signal
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from mnist_tf.config import Config
 from mnist_tf.errors import UserError, native_output_hidden
@@ -46,12 +45,12 @@ def create(strategy: str, cluster: Cluster | None) -> tf.distribute.Strategy:
             task_id=cluster.index,
             rpc_layer="grpc",
         )
-        handler = signal.getsignal(signal.SIGTERM)
+        # TensorFlow's coordination service, its default, waits for the others while it
+        # holds Python's lock, so that no thread of ours could notice that one is lost.
+        # It also ends the process by itself, and takes SIGTERM over.
+        context.context().configure_coordination_service(service_type="")
         with native_output_hidden():
-            created = tf.distribute.MultiWorkerMirroredStrategy(resolver)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # TensorFlow has taken it over
-        return created
+            return tf.distribute.MultiWorkerMirroredStrategy(resolver)
     several = len(tf.config.list_physical_devices("GPU")) > 1
     if strategy == "mirrored" or (strategy != "single" and several):
         return tf.distribute.MirroredStrategy()

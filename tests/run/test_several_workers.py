@@ -249,3 +249,36 @@ def test_several_workers_need_a_cluster(tmp_path):
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: --strategy=multi_worker needs a cluster, but")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_worker_that_is_lost_while_tensorflow_connects_is_named(tmp_path, lost):
+    code = """
+        import os
+        from mnist_tf.cli import main, train
+        from mnist_tf.run import distribution
+        distribution.create = lambda strategy, cluster: os.kill(os.getpid(), 9)
+        main.run(train.main)
+    """
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    folders = [f"--model_dir={tmp_path}/out", f"--log_dir={tmp_path}/logs"]
+    processes = []
+    for index in range(2):
+        task = {"type": "worker", "index": index}
+        config = {"cluster": {"worker": addresses}, "task": task}
+        script = ["-c", textwrap.dedent(code)] if index == lost else ["train.py"]
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, *script, *FLAGS, *folders],
+                env={**os.environ, "TF_CONFIG": json.dumps(config)},
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=ROOT,
+            )
+        )
+    processes[lost].communicate(timeout=60)
+    _, error = processes[1 - lost].communicate(timeout=30)
+    name = f"worker {lost}" if lost else "the chief"
+    assert processes[1 - lost].returncode == 1
+    assert error.startswith(f"error: {name} ({addresses[lost]}) was lost (its connec")
