@@ -100,15 +100,15 @@ def launch(command: Sequence[str], workers: int) -> int:
 def _wait(processes: Sequence[subprocess.Popen]) -> list[int]:
     """Returns the exit codes; when one fails, the others end soon or are told to."""
     deadline = math.inf
-    while any(process.poll() is None for process in processes):
-        if any(process.returncode for process in processes):
+    while None in (codes := [process.poll() for process in processes]):
+        if any(codes):
             deadline = min(deadline, time.monotonic() + _GRACE_SECONDS)
         if time.monotonic() > deadline:
             deadline = math.inf
             for process in processes:
                 process.terminate()
         time.sleep(0.05)
-    return [process.returncode for process in processes]
+    return [code for code in codes if code is not None]
 
 
 def _start(

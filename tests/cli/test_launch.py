@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mnist_tf import artifact
@@ -59,6 +60,20 @@ def test_the_exit_code_is_that_of_a_worker_that_failed(tmp_path):
     assert (code, out) == (1, "")
     assert sorted(err.splitlines()) == [f"[{index}] {line}" for index in range(2)]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("killed", [0, 1])
+def test_the_others_do_not_wait_for_a_worker_that_never_came(tmp_path, killed):
+    folders = [f"--model_dir={tmp_path}/out", f"--log_dir={tmp_path}/logs"]
+    process = start("--", "train", "--flagfile=smoke.cfg", *folders)
+    started = psutil.Process(process.pid)
+    while len(workers := started.children()) < 2:
+        assert process.poll() is None
+    workers[killed].kill()  # before it has connected
+    _, err = process.communicate(timeout=40)
+    assert process.returncode == 143
+    assert err == f"[{1 - killed}] SIGTERM: stopped; saved files are unchanged\n"
 
 
 @pytest.mark.fault
