@@ -29,7 +29,7 @@ from mnist_tf.errors import UserError
 from mnist_tf.run.cluster import PORT_OFFSET, is_free
 
 _FIRST_PORT, _LAST_PORT = 20000, 30000
-_GRACE_SECONDS = 10.0  # for the others, after one has failed
+_GRACE_SECONDS = 2.0  # for the others, after one has failed
 
 
 def main(argv: Sequence[str]) -> int:
