@@ -63,7 +63,7 @@ def native_output_hidden() -> Iterator[None]:
         os.dup2(hidden.fileno(), 2)
         try:
             yield
-        except UserError:
+        except (UserError, KeyboardInterrupt):
             raise  # says all there is to say
         except BaseException:
             hidden.seek(0)
