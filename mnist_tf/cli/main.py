@@ -107,10 +107,14 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         name = received[0].name
         say(f"{name}: stopped; saved files are unchanged")
         code = 128 + received[0]
-    try:
-        sys.stderr.flush()
-    except OSError:
-        _discard(sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _discard(stream)
+    if received:
+        # Native code that was stopped halfway may crash when Python cleans up.
+        os._exit(code)
     sys.exit(code)
 
 

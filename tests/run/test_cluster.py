@@ -183,6 +183,7 @@ def worker(addresses, index, body, timeout=20):
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        start_new_session=True,  # or the system may wake one that is stopped
     )
 
 
