@@ -1,16 +1,14 @@
 """Turns results into tables and a chart: results.md and chart.png."""
 
 import itertools
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import host
+from mnist_tf.sweeps.statistics import lower_bound
 
-# 95% quantiles of Student's t distribution with 1, 2, ... degrees of freedom.
-T_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 COLOURS = {
     "fast": "#d95f02",
     "base": "#1b9e77",
@@ -47,12 +45,6 @@ def write(found: Mapping[str, Any], output: Path) -> None:
     parts = [found[name]["rows"] for name in ("recipes", "best") if name in found]
     if parts:
         chart([row for rows in parts for row in rows], output / "chart.png")
-
-
-def lower_bound(values: Sequence[float]) -> float:
-    """Returns the one-sided 95% confidence bound of the mean of 2 to 10 values."""
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.mean(values) - T_95[len(values) - 2] * error
 
 
 def _host(part: Mapping[str, Any]) -> str:

@@ -219,6 +219,8 @@ class Config:
     restore_best_weights: bool = setting(
         False, "End with the weights of the epoch with the best validation accuracy "
         "instead of the last ones.", TRAINING)
+    evaluate_test: bool = setting(
+        True, "Evaluate the trained model on the test images, too.", TRAINING)
     seed: int = setting(
         1, "Seed of all randomness. The same seed gives the same weights, bit for bit, "
         "on the same machine with the same number of cores.", TRAINING,
@@ -281,6 +283,14 @@ class Config:
             for key, value in dataclasses.asdict(self).items()
         }
 
+    def to_flags(self) -> dict[str, str]:
+        """Returns the settings that differ from their defaults, as text for flags."""
+        return {
+            name: _as_text(value)
+            for name, value in vars(self).items()
+            if value != SETTINGS[name].default
+        }
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
         """Inverts `to_dict`; missing settings get their defaults.
@@ -309,6 +319,12 @@ _TYPES: dict[Any, str] = {
     str: "a string",
     tuple[int, ...]: "a comma-separated list of integers",
 }
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _has_type(field: dataclasses.Field, value: Any) -> bool:

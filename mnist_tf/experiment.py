@@ -454,7 +454,10 @@ class Experiment:
     def _evaluate(self, trainer: Trainer, finished: keras.Model) -> dict[str, Any]:
         """The content of metrics.json but its times, of the model that is exported."""
         metrics: dict[str, Any] = {"dataset": self.dataset.name}
-        for split in ("validation", "test"):
+        splits = (
+            ("validation", "test") if self.config.evaluate_test else ("validation",)
+        )
+        for split in splits:
             batches = self.evaluation_batches(split)
             if batches is not None:
                 metrics[split] = trainer.evaluate(batches, finished)

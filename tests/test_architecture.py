@@ -20,7 +20,7 @@ FLOORS = [
     {"model", "dataloader", "trainer", "artifact"},
     {"run"},
     {"predictor", "experiment"},
-    {"serving", "reports"},
+    {"serving", "reports", "sweeps"},
     {"cli"},
     {"__main__"},
 ]
@@ -34,8 +34,9 @@ STRANGERS = {
     "experiment": {"predictor"},
     "serving": {"run", "trainer", "experiment", "nn"},
     "reports": {"run", "trainer", "experiment", "nn"},
+    "sweeps": {"model", "dataloader", "trainer", "experiment", "predictor", "nn"},
 }
-VERBS = ["train", "evaluate", "predict", "serve"]
+VERBS = ["train", "sweep", "evaluate", "predict", "serve"]
 
 
 def room(path):
@@ -71,7 +72,7 @@ def test_every_room_has_its_floor():
     missing = set().union(*FLOORS) - ROOMS
     assert set().union(*FLOORS) >= ROOMS
     # A copy of the project may leave these out.
-    assert missing <= {"serving", "reports"}
+    assert missing <= {"serving", "reports", "sweeps"}
 
 
 def test_few_files_stand_at_the_door():
@@ -125,7 +126,7 @@ def test_the_scripts_only_call_their_verb(verb):
 
 
 def test_answers_need_no_tensorflow():
-    rooms = ("data", "serving", "reports", "cli")
+    rooms = ("data", "serving", "reports", "sweeps", "cli")
     modules = [PACKAGE, f"{PACKAGE}.predictor"] + [
         f"{PACKAGE}.{path.parent.name}.{path.stem}"
         for path in SOURCES

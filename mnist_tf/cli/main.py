@@ -16,6 +16,7 @@ from mnist_tf.errors import Interrupted, UserError, say, unknown_name
 
 VERBS = {
     "train": "Train a model and write a model directory.",
+    "sweep": "Train with many settings and compare them.",
     "evaluate": "Evaluate a model on a labelled data set.",
     "predict": "Classify images with a trained model.",
     "serve": "Serve a model over HTTP.",

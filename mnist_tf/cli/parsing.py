@@ -8,7 +8,7 @@ The flags are absl's own, defined with `flags.DEFINE_integer` and its like in a
 import difflib
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,8 +94,8 @@ def define_model(values: flags.FlagValues, group: str) -> None:
     flags.DEFINE_enum("runtime", "auto", RUNTIMES, text, **mine)
 
 
-def define_config(values: flags.FlagValues) -> None:
-    """Defines a flag for each setting of `Config`."""
+def define_config(values: flags.FlagValues, without: Collection[str] = ()) -> None:
+    """Defines a flag for each setting of `Config` but those left out."""
     kinds: dict[Any, Callable] = {
         bool: flags.DEFINE_bool,
         int: flags.DEFINE_integer,
@@ -103,6 +103,8 @@ def define_config(values: flags.FlagValues) -> None:
         str: flags.DEFINE_string,
     }
     for name, field in SETTINGS.items():
+        if name in without:
+            continue
         default: Any = field.default
         text, choices = field.metadata["help"], field.metadata["choices"]
         mine: dict = {"flag_values": values, "module_name": field.metadata["group"]}

@@ -24,19 +24,24 @@ def main(argv: Sequence[str]) -> None:
         print(result)
 
 
-def _config(values: parsing.Values) -> Config:
-    # TensorFlow would crash.
-    limits.check_memory(2**29, "TensorFlow", "raise the limit", reserved=2**30)
+def unknown_names(values: parsing.Values) -> list[str]:
+    """Returns an error for each of data set and network that is not known."""
     # Here, because TensorFlow takes seconds to import and --help does not need it.
     from mnist_tf import experiment  # noqa: F401 (imports it silently)
     from mnist_tf.data import DATASETS
     from mnist_tf.model import MODELS
 
-    problems = [
+    return [
         unknown_name(f"--{name}", values[name], known)
         for name, known in {"dataset": list(DATASETS), "model": list(MODELS)}.items()
         if values[name] not in known
     ]
+
+
+def _config(values: parsing.Values) -> Config:
+    # TensorFlow would crash.
+    limits.check_memory(2**29, "TensorFlow", "raise the limit", reserved=2**30)
+    problems = unknown_names(values)
     try:
         config = Config(**values)
     except UserError as error:

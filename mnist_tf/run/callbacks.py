@@ -14,6 +14,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from mnist_tf.errors import say, warn
+from mnist_tf.run.manifest import format_metric
 from mnist_tf.trainer import Progress, Trainer, best_epoch
 
 _VALIDATION = "validation_"
@@ -103,12 +104,6 @@ def describe(progress: Progress) -> str:
         first, *others = (format_metric(*metric) for metric in validation.items())
         parts += [f"validation {first}", *others]
     return "  ".join(parts)
-
-
-def format_metric(name: str, value: float) -> str:
-    """Returns a metric as text: accuracy in per cent, others with four decimals."""
-    text = f"{value * 100:.2f}%" if name == "accuracy" else f"{value:.4f}"
-    return f"{name} {text}"
 
 
 def _by_split(metrics: Mapping[str, float]) -> tuple[dict, dict]:

@@ -4,13 +4,15 @@ A checkpoint is one npz file: the trainer's arrays by name and, under `record`, 
 object with its counters, its history and the settings of the run.
 """
 
+import contextlib
 import hashlib
 import io
 import json
 import os
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +21,9 @@ from mnist_tf.config import Switch
 from mnist_tf.data import arrays as array_files
 from mnist_tf.errors import UserError, say, warn
 from mnist_tf.run import manifest
-from mnist_tf.trainer import Trainer
+
+if TYPE_CHECKING:
+    from mnist_tf.trainer import Trainer
 
 VERSION = 4
 KEEP = 2  # the latest, and the one before it in case that is damaged
@@ -76,7 +80,7 @@ class CheckpointManager:
         return sum(event["event"] == "rollback" for event in self.events)
 
     def restore(
-        self, trainer: Trainer, description: Mapping[str, Any], steps: int
+        self, trainer: "Trainer", description: Mapping[str, Any], steps: int
     ) -> None:
         """Restores the latest checkpoint, if there is one, into a new trainer.
 
@@ -103,7 +107,7 @@ class CheckpointManager:
             self.latest = arrays, {**record, "description": description}
             trainer.restore(arrays, record)
 
-    def save(self, trainer: Trainer, description: Mapping[str, Any]) -> None:
+    def save(self, trainer: "Trainer", description: Mapping[str, Any]) -> None:
         """Saves the state of a trainer, with the description of its run."""
         arrays, record = trainer.state()
         record.update(description=description, log_name=self.log_name)
@@ -181,6 +185,20 @@ def load(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]
             "--overwrite to start afresh"
         )
     raise UserError(f"--resume: {folder} holds no checkpoint; omit --resume")
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """Returns the metrics of each finished epoch of the run with these checkpoints.
+
+    Reads no arrays. There are none if no checkpoint can be read.
+    """
+    for path in find(folder):
+        with (
+            contextlib.suppress(OSError, KeyError, ValueError, zipfile.BadZipFile),
+            np.load(path, allow_pickle=False) as file,
+        ):
+            return json.loads(file["record"].tobytes())["history"]
+    return []
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

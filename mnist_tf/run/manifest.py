@@ -6,14 +6,14 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 from mnist_tf.config import Config
 from mnist_tf.data.datasets import Dataset
 from mnist_tf.errors import UserError
-from mnist_tf.run.callbacks import format_metric
+
+if TYPE_CHECKING:
+    import keras
 
 # Settings that may change when a run is resumed. The others decide the weights; the
 # data are compared by their checksum.
@@ -21,7 +21,7 @@ _FREE_ON_RESUME = {
     "dataset", "data_dir", "epochs", "early_stopping", "model_dir", "log_dir", "resume",
     "overwrite", "save_every", "save_every_seconds", "on_nonfinite", "log_every",
     "test_shift", "test_flip", "strict", "cache_dir", "strategy", "cluster_timeout",
-    "publish", "keep",
+    "publish", "keep", "evaluate_test",
 }  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def describe(
     settings: Mapping[str, Any],
     dataset: Dataset,
     splits: Mapping[str, tuple],
-    model: keras.Model,
+    model: "keras.Model",
     hardware: Mapping[str, Any],
     events: Sequence[Mapping[str, Any]],
     init_from: Mapping[str, Any] | None = None,
@@ -161,6 +161,12 @@ def summary(
         f"logs in     {folders[1]}",
     ]
     return "\n".join(lines)
+
+
+def format_metric(name: str, value: float) -> str:
+    """Returns a metric as text: accuracy in per cent, others with four decimals."""
+    text = f"{value * 100:.2f}%" if name == "accuracy" else f"{value:.4f}"
+    return f"{name} {text}"
 
 
 def _input(preprocessing: Mapping[str, Any]) -> str:

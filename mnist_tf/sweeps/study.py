@@ -1,0 +1,366 @@
+"""A sweep in Optuna's storage: its trials, what they are to do and what they did."""
+
+import dataclasses
+import math
+import os
+import uuid
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from mnist_tf.config import Config
+from mnist_tf.errors import UserError
+from mnist_tf.sweeps import space as spaces
+from mnist_tf.sweeps.storage import locked, open_storage
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+SAMPLERS = ("tpe", "random", "grid")
+PRUNERS = ("none", "median", "hyperband")
+# The direction of each objective, and whether there is a value for each epoch.
+OBJECTIVES: dict[str, tuple[Literal["maximize", "minimize"], bool]] = {
+    "accuracy": ("maximize", True),
+    "loss": ("minimize", True),
+    "images_per_second": ("maximize", False),
+}
+_TRIALS = 20
+_LOCK, _LOCKS, _ID = ".lock", ".locks", ".id"
+_SETUP = "mnist_tf"  # the study's attribute
+_ADOPT_AFTER = timedelta(minutes=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What makes a sweep: another one may not use its folder.
+
+    Attributes:
+      config: the settings that all trials have in common.
+      space: what is searched.
+      objectives: what is optimised, names of `OBJECTIVES`.
+    """
+
+    config: Config
+    space: spaces.Space
+    objectives: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns it as JSON types."""
+        settings = self.config.to_dict()
+        return {
+            "settings": {
+                name: settings[name]
+                for name in settings
+                if name not in (*spaces.FIXED, *self.space)
+            },
+            "search": {name: str(values) for name, values in self.space.items()},
+            "objectives": list(self.objectives),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Setup":
+        """Inverts `to_dict`."""
+        searches = [f"{name}={text}" for name, text in values["search"].items()]
+        return cls(
+            Config.from_dict(values["settings"]),
+            spaces.parse(searches),
+            tuple(values["objectives"]),
+        )
+
+
+class Sweep:
+    """A sweep: its folder, and its study in Optuna's storage.
+
+    Args:
+      folder: created if it does not exist.
+      storage: a URL of SQLAlchemy's; "" for a journal in the folder.
+      setup: what is to be searched; None to go on with what was.
+      sampler: one of `SAMPLERS`.
+      pruner: one of `PRUNERS`.
+
+    Attributes:
+      study: Optuna's.
+
+    Raises:
+      UserError: the folder or the storage holds another sweep, or none if there is no
+        `setup`; or they cannot be used.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        storage: str = "",
+        setup: Setup | None = None,
+        sampler: str = "tpe",
+        pruner: str = "none",
+    ) -> None:
+        self.folder = folder
+        if setup is None and not self.is_in(folder):
+            raise UserError(
+                f"--sweep_dir {folder} holds no sweep; give --search to start one"
+            )
+        try:
+            (folder / _LOCKS).mkdir(parents=True, exist_ok=True)
+            with locked(folder / _LOCK, wait=True):
+                self._id = _folder_id(folder / _ID)
+                self.study, self.setup = _open(folder, storage, setup)
+        except OSError as error:
+            raise UserError(
+                f"--sweep_dir {folder} cannot be written to ({error.strerror}); free "
+                "some space or choose another"
+            ) from error
+        self._sampler = sampler
+        self.study.pruner = _pruner(pruner, self.setup)
+
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Returns whether a sweep was started in the folder."""
+        return (folder / _ID).exists()
+
+    @property
+    def objective(self) -> str:
+        """The first objective."""
+        return self.setup.objectives[0]
+
+    def trials(self) -> list[FrozenTrial]:
+        """Returns the trials that have been started."""
+        trials = self.study.get_trials(deepcopy=False)
+        return [trial for trial in trials if trial.state != TrialState.WAITING]
+
+    def limit(self, trials: int) -> int:
+        """Returns how many trials there are to be, at most those of the grid.
+
+        0 stands for 20 or, of a grid, all of it.
+        """
+        if self._sampler != "grid":
+            return trials or _TRIALS
+        points = math.prod(map(len, spaces.grid(self.setup.space).values()))
+        return min(trials or points, points)
+
+    def best(self) -> list[FrozenTrial]:
+        """Returns the best trial; with two objectives the Pareto front.
+
+        The first is the best by the first objective.
+
+        Raises:
+          UserError: no trial is complete.
+        """
+        complete = [t for t in self.trials() if t.state == TrialState.COMPLETE]
+        if not complete:
+            raise UserError(
+                f"{self.folder}: no trial is complete yet; see --show for the reasons, "
+                "or start the sweep again"
+            )
+        sign = -1 if OBJECTIVES[self.objective][0] == "maximize" else 1
+        if len(self.setup.objectives) > 1:
+            complete = self.study.best_trials
+        ranked = sorted(complete, key=lambda t: (sign * t.values[0], t.number))
+        return ranked if len(self.setup.objectives) > 1 else ranked[:1]
+
+    def config(self, trial: FrozenTrial | optuna.Trial) -> Config:
+        """Returns the settings of a trial."""
+        return spaces.with_values(self.setup.config, trial.params)
+
+    def model_dir(self, number: int) -> Path:
+        """Returns the model directory of a trial."""
+        return self.folder / "trials" / f"{number:04d}"
+
+    def next(
+        self, trials: int, held: Sequence[int], lock: ExitStack
+    ) -> optuna.Trial | None:
+        """Returns a trial to run: one that was begun and left, else a new one.
+
+        Args:
+          trials: how many there are to be.
+          held: numbers of the trials that this process is running.
+          lock: gets a lock that keeps other processes from running it, too.
+        """
+        with locked(self.folder / _LOCK, wait=True):
+            for left in self.left(held):
+                if lock.enter_context(self._locked(left.number)):
+                    trial = optuna.Trial(self.study, left._trial_id)
+                    if "folder" not in left.user_attrs:
+                        trial.set_user_attr("folder", self._id)
+                    return self._with_values(trial)
+                lock.close()
+            if len(self.trials()) >= trials:
+                return None
+            self.study.sampler = self._new_sampler(0)
+            trial = self.study.ask()
+            lock.enter_context(self._locked(trial.number))
+            trial.set_user_attr("folder", self._id)
+            return self._with_values(trial)
+
+    def left(self, held: Sequence[int] = ()) -> list[FrozenTrial]:
+        """Returns the trials of this folder that run, or ran when they were killed.
+
+        Those `held` are left out.
+        """
+        now = datetime.now()
+
+        def is_ours(trial: FrozenTrial) -> bool:
+            owner = trial.user_attrs.get("folder")
+            if owner is None and trial.datetime_start:
+                # Whoever started it was cut off from the storage at that moment.
+                return now - trial.datetime_start > _ADOPT_AFTER
+            return owner == self._id
+
+        return [
+            trial
+            for trial in self.trials()
+            if trial.state == TrialState.RUNNING
+            and trial.number not in held
+            and is_ours(trial)
+        ]
+
+    def report(
+        self, trial: optuna.Trial, history: Sequence[Mapping[str, float]]
+    ) -> bool:
+        """Reports the epochs that are not reported yet; returns whether to prune."""
+        if len(self.setup.objectives) > 1 or not OBJECTIVES[self.objective][1]:
+            return False
+        reported = self._frozen(trial).intermediate_values
+        new = [row for row in history if row["epoch"] not in reported]
+        for row in new:
+            trial.report(row[f"validation_{self.objective}"], int(row["epoch"]))
+        return bool(new) and trial.should_prune()
+
+    def complete(self, trial: optuna.Trial, metrics: Mapping[str, Any]) -> None:
+        """Records what a trial has reached: the content of its metrics.json."""
+        figures = {
+            **metrics["validation"],
+            "images_per_second": metrics["images_per_second"],
+            "parameters": metrics["parameters"],
+            "seconds": sum(metrics["seconds"].values()),
+        }
+        trial.set_user_attr("figures", figures)
+        values = [figures[name] for name in self.setup.objectives]
+        self.study.tell(trial, values, skip_if_finished=True)
+
+    def prune(self, trial: optuna.Trial) -> None:
+        """Records that a trial was pruned."""
+        self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+
+    def fail(self, trial: optuna.Trial, reason: str) -> None:
+        """Records that a trial has failed."""
+        trial.set_user_attr("reason", reason)
+        self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+
+    def _locked(self, number: int) -> Any:
+        return locked(self.folder / _LOCKS / f"{number:04d}", wait=False)
+
+    def _frozen(self, trial: optuna.Trial) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[trial.number]
+
+    def _with_values(self, trial: optuna.Trial) -> optuna.Trial:
+        """Gives a trial the values that it lacks, all if it is new."""
+        # Another seed for each: a sampler that starts again with the same one would
+        # suggest the same again.
+        self.study.sampler = self._new_sampler(trial.number)
+        for name, values in self.setup.space.items():
+            values.suggest(trial, name)
+        return trial
+
+    def _new_sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        # Mixed, because neighbouring seeds give the random sampler similar numbers.
+        mixed = np.random.SeedSequence([self.setup.config.seed, number])
+        seed = int(mixed.generate_state(1)[0])
+        if self._sampler == "grid":
+            return _GridSampler(spaces.grid(self.setup.space), self.setup.config.seed)
+        if self._sampler == "random":
+            return optuna.samplers.RandomSampler(seed)
+        return optuna.samplers.TPESampler(seed=seed)
+
+
+class _GridSampler(optuna.samplers.GridSampler):
+    """Does not stop the study: the sweep counts its trials itself."""
+
+    def after_trial(self, *_: Any) -> None:
+        """Does nothing."""
+
+
+def _open(folder: Path, url: str, setup: Setup | None) -> tuple[optuna.Study, Setup]:
+    """Opens the study, or creates it with the setup."""
+    storage = open_storage(folder, url)
+    names = optuna.get_all_study_names(storage)
+    name = folder.resolve().name
+    if not url and names:  # the folder may have been renamed
+        name = names[0]
+    if name not in names:
+        if setup is None:
+            raise UserError(
+                f"the storage holds no sweep called {name!r}; give --search to start "
+                "one, or the --storage that it was started with"
+            )
+        directions = [OBJECTIVES[each][0] for each in setup.objectives]
+        optuna.create_study(
+            storage=storage, study_name=name, directions=directions, load_if_exists=True
+        )
+    study = optuna.load_study(study_name=name, storage=storage)
+    found = study.user_attrs.get(_SETUP)
+    if found is None:
+        if setup is None or study.get_trials(deepcopy=False):
+            raise UserError(
+                f"the study {name!r} in the storage is not a sweep of this program; "
+                "choose another --sweep_dir or --storage"
+            )
+        study.set_metric_names(list(setup.objectives))
+        study.set_user_attr(_SETUP, setup.to_dict())
+        return study, setup
+    if setup is None:
+        return study, Setup.from_dict(found)
+    _check_same(folder, found, setup.to_dict())
+    return study, setup
+
+
+def _check_same(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Rejects a sweep that is not the one in the folder; names each difference."""
+    # A setting that is newer than the sweep had its default.
+    old = {**Config().to_dict(), **was["settings"]}
+    new = {**Config().to_dict(), **now["settings"]}
+    differ = []
+    for name in {**old, **was["search"], **now["search"]}:
+        if name in spaces.FIXED:
+            continue
+        sides = [
+            f"--search={name}={each['search'][name]}"
+            if name in each["search"]
+            else f"--{name}={settings.get(name)}"
+            for each, settings in ((was, old), (now, new))
+        ]
+        if sides[0] != sides[1]:
+            differ.append(f"{sides[0]} is now {sides[1]}")
+    if was["objectives"] != now["objectives"]:
+        sides = [",".join(each["objectives"]) for each in (was, now)]
+        differ.append(f"--objective={sides[0]} is now {sides[1]}")
+    if differ:
+        raise UserError(
+            f"--sweep_dir {folder} belongs to another sweep: {'; '.join(differ)}; "
+            "choose another directory, or give the settings that it was started with"
+        )
+
+
+def _folder_id(path: Path) -> str:
+    """Returns what tells this folder from those of other machines."""
+    if not path.exists():
+        partial = path.with_suffix(".tmp")
+        partial.write_text(uuid.uuid4().hex)
+        os.replace(partial, path)
+    return path.read_text()
+
+
+def _pruner(name: str, setup: Setup) -> optuna.pruners.BasePruner:
+    if name == "none":
+        return optuna.pruners.NopPruner()
+    if name == "median":
+        return optuna.pruners.MedianPruner()
+    epochs = setup.space.get("epochs")
+    most = setup.config.epochs if epochs is None else max(epochs.extremes())
+    return optuna.pruners.HyperbandPruner(max_resource=int(most))
