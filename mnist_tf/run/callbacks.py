@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import tensorflow as tf
+from tensorboard.plugins.hparams.summary_v2 import hparams
 from tqdm import tqdm
 
 from mnist_tf.errors import say, warn
@@ -119,7 +120,7 @@ class TensorBoardLogger:
 
     Args:
       log_dir: directory of this run; created if it does not exist.
-      settings: shown as a table in the Text tab.
+      settings: shown as a table in the Text tab, and in the HParams tab.
       done: steps done before. Later points, of steps that were lost, are removed.
 
     A directory that cannot be written to is no error: a warning says so, and the run
@@ -148,6 +149,9 @@ class TensorBoardLogger:
                 table = "\n".join(["| setting | value |", "|---|---|", *rows])
                 with self._writer("train").as_default(step=0):
                     tf.summary.text("settings", table)
+                # The HParams tab takes the metrics of the directories below as results.
+                with self._writer(".").as_default(step=0):
+                    hparams(_plain(settings))
 
     def __call__(self, progress: Progress) -> None:
         """Logs a point for each metric."""
@@ -192,6 +196,14 @@ class TensorBoardLogger:
                     f"--log_dir {self.log_dir} cannot be written to ({reason}); the "
                     "run goes on without curves"
                 )
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with lists as text, which the HParams tab lacks."""
+    return {
+        name: ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+        for name, value in settings.items()
+    }
 
 
 def _truncate(events: Path, step: int) -> None:

@@ -257,7 +257,8 @@ def _seconds_left(trials: Iterable[FrozenTrial], count: int) -> float | None:
     if not took:
         return None
     running = sum(trial.state == TrialState.RUNNING for trial in trials)
-    return statistics.median(took) * (count - len(took)) / max(1, running)
+    # One has just ended, and the next takes its place.
+    return statistics.median(took) * (count - len(took)) / (running + 1)
 
 
 def _short(value: object) -> str:

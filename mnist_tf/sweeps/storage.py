@@ -52,7 +52,7 @@ def open_storage(folder: Path, url: str) -> BaseStorage:
     except ImportError as error:
         raise UserError(
             f"--storage={shown} needs a driver ({error.__cause__ or error}); install "
-            "it, for example psycopg2-binary for postgresql://"
+            "it, for example psycopg[binary] for postgresql://"
         ) from error
     except RuntimeError as error:
         raise UserError(
