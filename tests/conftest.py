@@ -1,5 +1,6 @@
 """Fixtures and helpers that several tests share."""
 
+import contextlib
 import fcntl
 import gzip
 import io
@@ -90,6 +91,19 @@ def refused(tmp_path, monkeypatch):
         return line
 
     return call
+
+
+@contextlib.contextmanager
+def small_disk(folder, options):
+    """Mounts a small disk, such as size=4k, at a folder, which is created."""
+    folder.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk needs the right to mount one")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def contents(path):

@@ -36,9 +36,12 @@ _FORMATS = ("table", "csv", "json")
 def main(argv: Sequence[str]) -> None:
     """Sweeps, shows and trains the best settings as the flags say."""
     values = parsing.parse(argv, __doc__ or "", _define, _checked)
+    import optuna
+
     from mnist_tf.sweeps import final, scheduler
     from mnist_tf.sweeps.study import Sweep
 
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder, setup = Path(values["sweep_dir"]), values["setup"]
     if values["show"]:
         _show(Sweep(folder, values["storage"]), values["format"])

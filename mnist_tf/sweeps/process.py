@@ -25,6 +25,8 @@ LOG = "train.log"  # in the model directory: what the run prints
 _ATTEMPTS = 3  # without a further step in between
 _AGAIN_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
+# In what a run says when it cannot write.
+_DISK_FULL = ("free some space", os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 _KILLED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM,
            -signal.SIGKILL, -signal.SIGHUP)  # fmt: skip
 
@@ -140,10 +142,8 @@ class TrialProcess:
 
     def _failed(self, code: int) -> Outcome | None:
         line = self._last_line()
-        if any(os.strerror(no) in line for no in (errno.ENOSPC, errno.EDQUOT)):
-            raise DiskFullError(
-                f"{self.model_dir} cannot be written to ({line.rstrip('.')})"
-            )
+        if any(each in line for each in _DISK_FULL):
+            raise DiskFullError(line.removeprefix("error: "))
         if code in _KILLED:
             epoch = len(self.history())
             self._failures = [f for f in self._failures if f == epoch] + [epoch]

@@ -44,9 +44,8 @@ def run(sweep: Sweep, trials: int, workers: int) -> None:
             while not signals.signum and scheduler.tick():
                 time.sleep(_POLL_SECONDS)
         except (DiskFullError, OSError) as error:
-            what = getattr(error, "strerror", None) or error
             raise UserError(
-                f"the sweep has stopped: {what}; free some space and start it again"
+                f"the sweep has stopped ({error}); free some space and start it again"
             ) from error
         finally:
             scheduler.end()

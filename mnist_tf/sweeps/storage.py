@@ -20,6 +20,8 @@ _CONNECT_SECONDS = 10
 
 # What a storage raises that may be reachable again a minute later.
 UNREACHABLE = (optuna.exceptions.StorageInternalError, SQLAlchemyError)
+# What Optuna raises over a journal that it cannot make sense of.
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, AssertionError)
 
 
 def open_storage(folder: Path, url: str) -> BaseStorage:
@@ -32,7 +34,7 @@ def open_storage(folder: Path, url: str) -> BaseStorage:
         path = folder / JOURNAL
         try:
             return JournalStorage(JournalFileBackend(str(path), _JournalLock(path)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except _DAMAGE as error:
             raise UserError(
                 f"{path} is damaged or was written by another version of Optuna "
                 f"({error}); restore it from a copy, or choose another --sweep_dir"

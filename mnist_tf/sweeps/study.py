@@ -20,9 +20,6 @@ from mnist_tf.errors import UserError
 from mnist_tf.sweeps import space as spaces
 from mnist_tf.sweeps.storage import locked, open_storage
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("none", "median", "hyperband")
 # The direction of each objective, and whether there is a value for each epoch.
@@ -240,18 +237,33 @@ class Sweep:
             "parameters": metrics["parameters"],
             "seconds": sum(metrics["seconds"].values()),
         }
-        trial.set_user_attr("figures", figures)
         values = [figures[name] for name in self.setup.objectives]
-        self.study.tell(trial, values, skip_if_finished=True)
+        self._tell(trial, TrialState.COMPLETE, values, figures=figures)
 
     def prune(self, trial: optuna.Trial) -> None:
         """Records that a trial was pruned."""
-        self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+        self._tell(trial, TrialState.PRUNED)
 
     def fail(self, trial: optuna.Trial, reason: str) -> None:
         """Records that a trial has failed."""
-        trial.set_user_attr("reason", reason)
-        self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        self._tell(trial, TrialState.FAIL, reason=reason)
+
+    def _tell(
+        self,
+        trial: optuna.Trial,
+        state: TrialState,
+        values: Sequence[float] | None = None,
+        **attributes: Any,
+    ) -> None:
+        """Records the end of a trial, unless it is recorded already.
+
+        That may be so if the storage has done it and its answer was lost.
+        """
+        if self._frozen(trial).state.is_finished():
+            return
+        for name, value in attributes.items():
+            trial.set_user_attr(name, value)
+        self.study.tell(trial, values, state)
 
     def _locked(self, number: int) -> Any:
         return locked(self.folder / _LOCKS / f"{number:04d}", wait=False)
@@ -311,7 +323,9 @@ def _open(folder: Path, url: str, setup: Setup | None) -> tuple[optuna.Study, Se
                 f"the study {name!r} in the storage is not a sweep of this program; "
                 "choose another --sweep_dir or --storage"
             )
-        study.set_metric_names(list(setup.objectives))
+        with warnings.catch_warnings():  # it is experimental
+            warnings.simplefilter("ignore")
+            study.set_metric_names(list(setup.objectives))
         study.set_user_attr(_SETUP, setup.to_dict())
         return study, setup
     if setup is None:
@@ -339,7 +353,7 @@ def _check_same(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) ->
             differ.append(f"{sides[0]} is now {sides[1]}")
     if was["objectives"] != now["objectives"]:
         sides = [",".join(each["objectives"]) for each in (was, now)]
-        differ.append(f"--objective={sides[0]} is now {sides[1]}")
+        differ.append(f"--objective={sides[0]} is now --objective={sides[1]}")
     if differ:
         raise UserError(
             f"--sweep_dir {folder} belongs to another sweep: {'; '.join(differ)}; "

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mnist_tf.data import Preprocessing, cache, images, labelled, limits
 from mnist_tf.errors import UserError
-from tests.conftest import refusal
+from tests.conftest import refusal, small_disk
 
 PHOTO = Preprocessing("photo", 4, 5, "rgb")
 LOAD = """
@@ -159,22 +159,14 @@ def test_a_killed_process_leaves_nothing_that_misleads(data, tmp_path):
 
 
 @pytest.mark.fault
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk")
 @pytest.mark.parametrize("option", ["ro", "size=4k"])
 def test_a_cache_that_cannot_be_written_is_one_line(data, option):
-    folder = data.parent / "cache"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", option, "tmpfs", folder]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a small disk needs the right to mount one")
-    try:
+    with small_disk(data.parent / "cache", option) as folder:
         large = Preprocessing("photo", 64, 64, "rgb")
         line = refusal(lambda: load(data, large))
         assert line.startswith(f"--cache_dir {folder} ")
         assert "\n" not in line
         assert not [path for path in folder.iterdir() if path.suffix != ".lock"]
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_the_directory_may_be_named_in_another_way(data, monkeypatch):

@@ -2,13 +2,13 @@
 
 import os
 import re
-import subprocess
 import time
 
 import pytest
 
 from mnist_tf.errors import UserError
 from mnist_tf.run import directory
+from tests.conftest import small_disk
 
 
 def check(folder, **settings):
@@ -93,13 +93,9 @@ def test_runs_that_start_at_the_same_time_have_different_log_names(
 
 
 @pytest.mark.fault
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a full disk")
 @pytest.mark.parametrize("flag", ["--model_dir", "--log_dir"])
 def test_a_full_disk_is_named_with_its_flag(tmp_path, flag):
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=2", "tmpfs", tmp_path]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a small disk needs the right to mount one")
-    try:
+    with small_disk(tmp_path, "size=4k,nr_inodes=2"):
         (tmp_path / "last").touch()  # the last inode
         line = f"^{flag} {tmp_path}/new cannot be written to \\(No space left on device"
         with pytest.raises(UserError, match=line):
@@ -108,5 +104,3 @@ def test_a_full_disk_is_named_with_its_flag(tmp_path, flag):
             else:
                 with directory.locked(str(tmp_path / "new")):
                     pass
-    finally:
-        subprocess.run(["umount", "--lazy", tmp_path], check=True)

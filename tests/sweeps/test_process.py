@@ -1,0 +1,176 @@
+"""The process of a trial: what it leaves, and what happens when it is killed."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from mnist_tf import artifact
+from mnist_tf.config import Config
+from mnist_tf.sweeps.process import DiskFullError, Outcome, TrialProcess
+from tests.conftest import ROOT, small_disk
+
+SMALL = Config(
+    dataset="sample", filters=(4,), epochs=3, max_steps_per_epoch=10, batch_size=32,
+    learning_rate=0.01, log_every=5,
+)  # fmt: skip
+SECONDS = 120
+
+
+@pytest.fixture
+def config(tmp_path):
+    folders = {"model_dir": f"{tmp_path}/out", "log_dir": f"{tmp_path}/logs"}
+    return dataclasses.replace(SMALL, **folders)
+
+
+def ended(process, each_time=lambda: None):
+    """Waits for the outcome."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        if outcome := process.poll():
+            return outcome
+        each_time()
+        time.sleep(0.01)
+    raise TimeoutError
+
+
+def child():
+    (found,) = psutil.Process().children()
+    return found
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A model directory of the same settings."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    config = dataclasses.replace(
+        SMALL, model_dir=f"{folder}/out", log_dir=f"{folder}/logs"
+    )
+    outcome = ended(TrialProcess(config))
+    assert outcome.metrics == json.loads((folder / "out/metrics.json").read_text())
+    return folder / "out"
+
+
+def weights(model_dir):
+    return artifact.read(model_dir).description["weights_sha256"]
+
+
+def test_a_run_is_an_ordinary_model_directory(unbroken):
+    assert len(artifact.read_metrics(unbroken)["history"]) == 3
+    assert "epoch 3/3" in (unbroken / "train.log").read_text()
+    assert artifact.load_model(unbroken).count_params() > 0
+
+
+def test_a_finished_run_is_not_started_again(unbroken, tmp_path):
+    config = artifact.read(unbroken).config
+    process = TrialProcess(config)
+    assert psutil.Process().children() == []
+    assert process.poll().metrics == artifact.read_metrics(unbroken)
+    assert len(process.history()) == 3
+
+
+def test_a_killed_process_is_followed_by_another(config, unbroken):
+    process, killed = TrialProcess(config), []
+
+    def kill():
+        if process.history() and not killed:
+            killed.append(child().pid)
+            os.kill(killed[-1], signal.SIGKILL)
+
+    assert ended(process, kill).metrics
+    assert killed
+    assert weights(config.model_dir) == weights(unbroken)
+
+
+def test_a_process_that_is_killed_again_and_again_has_failed(config):
+    process, killed = TrialProcess(config), []
+
+    def kill():
+        for found in psutil.Process().children():
+            if found.pid not in killed:
+                killed.append(found.pid)
+                found.kill()
+
+    outcome = ended(process, kill)
+    assert outcome == Outcome(
+        reason="killed 3 times by SIGKILL before the end of epoch 1; did the memory "
+        "suffice?"
+    )
+    assert len(killed) == 3
+
+
+def test_a_pruned_run_ends_soon_and_can_be_resumed(config, unbroken):
+    process = TrialProcess(config)
+
+    def prune():
+        if process.history():
+            process.prune()
+
+    outcome = ended(process, prune)
+    if not outcome.metrics:  # else it was faster
+        assert outcome == Outcome()
+        assert not artifact.holds_model(config.model_dir)
+    assert ended(TrialProcess(config)).metrics
+    assert weights(config.model_dir) == weights(unbroken)
+
+
+@pytest.mark.fault
+def test_what_a_run_says_is_the_reason_of_its_failure(config):
+    config = dataclasses.replace(config, learning_rate=1e30)
+    outcome = ended(TrialProcess(config))
+    assert outcome.metrics is None
+    assert outcome.reason.startswith("the loss is NaN or infinite after step ")
+
+
+@pytest.mark.fault
+def test_a_crash_is_the_reason_of_a_failure(config):
+    process = TrialProcess(config)
+    os.kill(child().pid, signal.SIGSEGV)
+    assert ended(process).reason.startswith("ended by SIGSEGV")
+
+
+@pytest.mark.fault
+def test_a_full_disk_is_no_failure_of_the_run(config, tmp_path):
+    with small_disk(tmp_path / "full", "size=64k") as folder:
+        process = TrialProcess(dataclasses.replace(config, model_dir=f"{folder}/out"))
+        with pytest.raises(DiskFullError, match="free some space"):
+            ended(process)
+
+
+@pytest.mark.fault
+def test_a_directory_that_is_still_in_use_is_waited_for(config, unbroken):
+    first = TrialProcess(config)
+    second = TrialProcess(config)  # of a sweep that was started again
+    outcomes = {}
+    deadline = time.monotonic() + SECONDS
+    while len(outcomes) < 2 and time.monotonic() < deadline:
+        for name, process in (("first", first), ("second", second)):
+            if name not in outcomes and (outcome := process.poll()):
+                outcomes[name] = outcome
+        time.sleep(0.01)
+    assert all(outcome.metrics for outcome in outcomes.values())
+    assert weights(config.model_dir) == weights(unbroken)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
+def test_a_run_ends_with_the_sweep(config):
+    code = (
+        "import sys, time; from mnist_tf.config import Config\n"
+        "from mnist_tf.sweeps.process import TrialProcess\n"
+        "TrialProcess(Config(**eval(sys.argv[1]))); time.sleep(100)"
+    )
+    settings = {**vars(config), "epochs": 10_000}
+    sweep = subprocess.Popen([sys.executable, "-c", code, repr(settings)], cwd=ROOT)
+    deadline = time.monotonic() + SECONDS
+    while not (found := psutil.Process(sweep.pid).children()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    sweep.kill()
+    sweep.wait()
+    found[0].wait(10)
