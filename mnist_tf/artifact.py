@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,9 @@ _WEIGHTS = "model.weights.h5"  # Keras requires this suffix
 _INCOMING = ".incoming"
 _WRITING = ".incoming.tmp"
 _OUTGOING = ".outgoing"
+# What reading JSON of another shape than expected raises.
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_FIGURES = ("parameters", "epochs", "steps", "images_per_second")  # of metrics.json
 EXTRA = "assets.extra"  # where a published SavedModel has what is not TensorFlow's
 
 
@@ -197,10 +201,38 @@ def read(model_dir: str | os.PathLike) -> Artifact:
         config = Config.from_dict(settings)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{name} is damaged ({what}); train again") from error
+    except _DAMAGE as error:
+        raise _damaged(name, error) from error
     return Artifact(path, config, labels, preprocessing, dataset["name"], description)
+
+
+def read_metrics(model_dir: str | os.PathLike) -> Mapping[str, Any]:
+    """Reads and checks the metrics.json of a model directory.
+
+    Returns:
+      Its content. `validation` and `test` are only there if the data had such images.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    path = Path(model_dir)
+    content = _read(path, _METRICS)
+    try:
+        metrics = json.loads(content, parse_constant=_refuse_constant)
+        single = {name: metrics[name] for name in _FIGURES}
+        rows, seconds = metrics["history"], metrics["seconds"]
+        splits = [metrics[name] for name in ("validation", "test") if name in metrics]
+        for values in (single, *rows, seconds, *splits):
+            for name, value in values.items():
+                if type(value) not in (int, float) or abs(value) > sys.float_info.max:
+                    raise ValueError(f"{name} is not a finite number")
+        if any("epoch" not in row for row in rows):
+            raise KeyError("epoch")
+        if "train" not in seconds:
+            raise KeyError("train")
+    except _DAMAGE as error:
+        raise _damaged(path / _METRICS, error) from error
+    return metrics
 
 
 def write(
@@ -367,6 +399,11 @@ def _read(path: Path, name: str) -> bytes:
         except OSError as error:
             raise UserError(f"{place} cannot be read ({error.strerror})") from error
     raise UserError(f"{path / name} does not exist; train a model there first")
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    return UserError(f"{path} is damaged ({what}); train again")
 
 
 def _sha256(content: bytes) -> str:
