@@ -62,9 +62,11 @@ PARTS = {
     "reports": Part(
         paths=(
             "mnist_tf/reports/", "mnist_tf/cli/evaluate.py", "evaluate.py",
-            "tests/reports/", "tests/test_photos.py",
+            "mnist_tf/cli/compare.py", "compare.py", "tests/reports/",
+            "tests/test_photos.py",
         ),
         targets=("evaluate",),
+        keys=("report",),
         needed_by=("benchmarks",),
     ),
     "benchmarks": Part(
@@ -100,6 +102,7 @@ run in the environment: `source .venv/bin/activate`.
   a flag; `python train.py --help` describes them, `configs/` has recipes.
 - **Predict**: `python predict.py --model_dir out/ --input samples/digits.npy`.
 - **Evaluate**: `python evaluate.py --model_dir out/ --split test`.
+- **Compare**: `python compare.py out out2`.
 - **Serve**: `make serve`, then open http://127.0.0.1:8080/; see docs/serving.md.
 - **Watch**: `tensorboard --logdir logs`.
 - **Measure**: `make bench`. `make torture` kills and resumes a run again and again.

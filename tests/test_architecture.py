@@ -35,7 +35,7 @@ STRANGERS = {
     "serving": {"run", "trainer", "experiment", "nn"},
     "reports": {"run", "trainer", "experiment", "nn"},
 }
-VERBS = ["train", "evaluate", "predict", "serve"]
+VERBS = ["train", "evaluate", "compare", "predict", "serve"]
 
 
 def room(path):

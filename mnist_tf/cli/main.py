@@ -17,6 +17,7 @@ from mnist_tf.errors import Interrupted, UserError, say, unknown_name
 VERBS = {
     "train": "Train a model and write a model directory.",
     "evaluate": "Evaluate a model on a labelled data set.",
+    "compare": "Compare trained models: their settings, figures and curves.",
     "predict": "Classify images with a trained model.",
     "serve": "Serve a model over HTTP.",
     "publish": "Add a model to a repository for TensorFlow Serving.",
