@@ -62,9 +62,19 @@ PARTS = {
     "reports": Part(
         paths=(
             "mnist_tf/reports/", "mnist_tf/cli/evaluate.py", "evaluate.py",
-            "tests/reports/", "tests/test_photos.py",
+            "mnist_tf/cli/compare.py", "compare.py", "tests/reports/",
+            "tests/test_photos.py",
         ),
         targets=("evaluate",),
+        keys=("report",),
+        needed_by=("benchmarks",),
+    ),
+    "sweeps": Part(
+        paths=(
+            "mnist_tf/sweeps/", "mnist_tf/cli/sweep.py", "sweep.py",
+            "configs/sweep.cfg", "docs/sweeps.md", "tests/sweeps/",
+        ),
+        keys=("sweep", "sweep_dev"),
         needed_by=("benchmarks",),
     ),
     "benchmarks": Part(
@@ -98,8 +108,11 @@ run in the environment: `source .venv/bin/activate`.
 
 - **Train**: `python train.py --flagfile=configs/base.cfg --epochs=8`. Every setting is
   a flag; `python train.py --help` describes them, `configs/` has recipes.
+- **Sweep**: `python sweep.py --flagfile=configs/sweep.cfg --search=epochs=2:5`, after
+  `pip install -e '.[sweep]'`; see docs/sweeps.md.
 - **Predict**: `python predict.py --model_dir out/ --input samples/digits.npy`.
 - **Evaluate**: `python evaluate.py --model_dir out/ --split test`.
+- **Compare**: `python compare.py out out2`.
 - **Serve**: `make serve`, then open http://127.0.0.1:8080/; see docs/serving.md.
 - **Watch**: `tensorboard --logdir logs`.
 - **Measure**: `make bench`. `make torture` kills and resumes a run again and again.

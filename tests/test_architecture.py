@@ -36,7 +36,7 @@ STRANGERS = {
     "reports": {"run", "trainer", "experiment", "nn"},
     "sweeps": {"model", "dataloader", "trainer", "experiment", "predictor", "nn"},
 }
-VERBS = ["train", "sweep", "evaluate", "predict", "serve"]
+VERBS = ["train", "sweep", "evaluate", "compare", "predict", "serve"]
 
 
 def room(path):

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -327,6 +328,86 @@ class TestLoadModel:
         assert "must be one of cnn, resnet, rnn (got 'fc'" in refusal(
             mnist_tf.load_model, out
         )
+
+
+class TestMetrics:
+    MEASURED: ClassVar = {
+        "validation": {"loss": 0.5, "accuracy": 1},
+        "test": {"loss": 0.25, "accuracy": 0.5},
+        "parameters": 7850,
+        "epochs": 1,
+        "steps": 32,
+        "images_per_second": 1000.0,
+        "history": [{"epoch": 1, "loss": 1.5}],
+        "seconds": {"data": 0.5, "train": 2.0},
+    }
+
+    @staticmethod
+    def written(folder, metrics):
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        return folder
+
+    def test_what_was_written_is_read(self, tmp_path):
+        write(tmp_path / "out", self.MEASURED)
+        assert artifact.read_metrics(tmp_path / "out") == self.MEASURED
+
+    @pytest.mark.parametrize("split", ["validation", "test"])
+    def test_the_data_may_lack_a_split(self, tmp_path, split):
+        measured = {key: self.MEASURED[key] for key in self.MEASURED if key != split}
+        assert artifact.read_metrics(self.written(tmp_path, measured)) == measured
+
+    @pytest.mark.fault
+    @pytest.mark.parametrize(
+        ("change", "what"),
+        [
+            *(
+                ({name: None}, f"{name} is not a finite number")
+                for name in ("parameters", "epochs", "steps", "images_per_second")
+            ),
+            ({"steps": True}, "steps is not a finite number"),
+            ({"steps": 10**400}, "steps is not a finite number"),
+            ({"test": {"loss": "0.5"}}, "loss is not a finite number"),
+            ({"validation": {"loss": "0.5"}}, "loss is not a finite number"),
+            ({"seconds": {"train": [1]}}, "train is not a finite number"),
+            ({"seconds": {"data": 1}}, "'train' is missing"),
+            ({"seconds": 1}, "'int' object has no attribute 'items'"),
+            ({"test": None}, "'NoneType' object has no attribute 'items'"),
+            ({"history": [{"epoch": 1}, {"loss": 1.5}]}, "'epoch' is missing"),
+            ({"history": [{"epoch": None}]}, "epoch is not a finite number"),
+            ({"history": None}, "must be an iterable, not NoneType"),
+            ({"history": ["x"]}, "'str' object has no attribute 'items'"),
+        ],
+    )
+    def test_another_shape_is_damage(self, tmp_path, change, what):
+        out = self.written(tmp_path, self.MEASURED | change)
+        line = refusal(artifact.read_metrics, out)
+        assert line.startswith(f"{out / 'metrics.json'} is damaged (")
+        assert line.endswith(f"{what}); train again")
+
+    @pytest.mark.fault
+    @pytest.mark.parametrize(
+        "name",
+        ["parameters", "epochs", "steps", "images_per_second", "history", "seconds"],
+    )
+    def test_a_part_that_is_missing_is_named(self, tmp_path, name):
+        measured = {key: self.MEASURED[key] for key in self.MEASURED if key != name}
+        line = refusal(artifact.read_metrics, self.written(tmp_path, measured))
+        assert f"metrics.json is damaged ('{name}' is missing); train" in line
+
+    @pytest.mark.fault
+    @pytest.mark.parametrize(
+        "text",
+        ["", "{", "[]", "1", '{"steps": NaN}', '{"steps": 1e999}', "[" * 100_000],
+    )
+    def test_anything_but_json_of_numbers_is_damage(self, tmp_path, text):
+        (tmp_path / "metrics.json").write_text(text)
+        assert "metrics.json is damaged (" in refusal(artifact.read_metrics, tmp_path)
+
+    @pytest.mark.fault
+    def test_a_file_that_is_missing_is_named(self, tmp_path):
+        line = refusal(artifact.read_metrics, tmp_path)
+        path = tmp_path / "metrics.json"
+        assert line == f"{path} does not exist; train a model there first"
 
 
 def test_neither_the_package_nor_a_model_directory_imports_tensorflow(written):

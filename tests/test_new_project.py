@@ -142,15 +142,24 @@ def test_what_is_left_out_leaves_no_trace(lean):
     assert "serving" not in "".join(setup["options.package_data"])
     extras = dict(setup["options.extras_require"])
     assert not {"serve", "serve_dev", "bench"} & extras.keys()
-    assert LEAN not in "".join(extras.values())
+    # Nothing refers to an extra that is not there.
+    referred = re.findall(rf"{LEAN}\[(\w+)\]", "".join(extras.values()))
+    assert set(referred) == {"report"} <= extras.keys()
     makefile = (lean / "Makefile").read_text("utf-8")
     assert not re.findall("serve|bench|torture|new", makefile)
+
+
+def test_without_reports_nothing_needs_what_draws_them(leanest):
+    for gone in ("compare.py", "evaluate.py", "tests/reports", f"{LEANEST}/reports"):
+        assert not (leanest / gone).exists()
+    assert "report" not in (leanest / "setup.cfg").read_text("utf-8")
+    assert "matplotlib" not in (leanest / "setup.cfg").read_text("utf-8")
 
 
 def test_every_file_that_is_mentioned_exists(project):
     folders = "benchmarks|configs|deploy|docs|requirements|samples|scripts|tests"
     named = re.compile(
-        rf"(?<![\w/.])(?:{folders})/[\w/.-]*\w|\b(?:serve|evaluate)\.py\b"
+        rf"(?<![\w/.])(?:{folders})/[\w/.-]*\w|\b(?:serve|evaluate|compare)\.py\b"
     )
     for file in files(project):
         if file.endswith((".md", ".cfg", "Makefile", "Dockerfile", ".service")) or (
@@ -175,8 +184,8 @@ OTHERS = ["publish", "launch", "recipes"]
 @pytest.mark.parametrize(
     ("name", "verbs"),
     [
-        ("complete", ["train", "evaluate", "predict", "serve", *OTHERS]),
-        ("lean", ["train", "evaluate", "predict", *OTHERS]),
+        ("complete", ["train", "evaluate", "compare", "predict", "serve", *OTHERS]),
+        ("lean", ["train", "evaluate", "compare", "predict", *OTHERS]),
         ("leanest", ["train", "predict", *OTHERS]),
     ],
 )

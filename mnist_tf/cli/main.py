@@ -18,6 +18,7 @@ VERBS = {
     "train": "Train a model and write a model directory.",
     "sweep": "Train with many settings and compare them.",
     "evaluate": "Evaluate a model on a labelled data set.",
+    "compare": "Compare trained models: their settings, figures and curves.",
     "predict": "Classify images with a trained model.",
     "serve": "Serve a model over HTTP.",
     "publish": "Add a model to a repository for TensorFlow Serving.",

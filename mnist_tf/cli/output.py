@@ -78,11 +78,11 @@ FORMATS: dict[str, Callable[[Iterable[Row], int], Iterator[str]]] = {
 
 
 @contextlib.contextmanager
-def atomic_writer(path: str) -> Iterator[TextIO]:
+def atomic_writer(path: str, flag: str = "--output") -> Iterator[TextIO]:
     """Opens a UTF-8 text file for writing; it replaces `path` if the block succeeds.
 
     Raises:
-      UserError: the file cannot be opened.
+      UserError: the file cannot be opened; names the `flag` that gave its path.
     """
     path = os.path.realpath(path)
     # Pipes and devices must not be replaced by a regular file.
@@ -92,7 +92,7 @@ def atomic_writer(path: str) -> Iterator[TextIO]:
         file = open(target, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     except OSError as error:
         reason = f"cannot be written ({error.strerror})"
-        raise UserError(f"--output {path} {reason}") from error
+        raise UserError(f"{flag} {path} {reason}") from error
     try:
         with file:
             yield file

@@ -1,1 +1,1 @@
-"""Reports on trained models: exact metrics. Imports nothing of the package."""
+"""Reports on trained models: metrics, comparisons. Imports nothing of the package."""
