@@ -71,8 +71,8 @@ PARTS = {
     ),
     "sweeps": Part(
         paths=(
-            "mnist_tf/sweeps/", "mnist_tf/cli/sweep.py", "sweep.py",
-            "configs/sweep.cfg", "docs/sweeps.md", "tests/sweeps/",
+            "mnist_tf/sweeps/", "mnist_tf/cli/sweep.py", "mnist_tf/cli/rehearsal.py",
+            "sweep.py", "configs/sweep.cfg", "docs/sweeps.md", "tests/sweeps/",
         ),
         keys=("sweep", "sweep_dev"),
         needed_by=("benchmarks",),

@@ -70,7 +70,7 @@ def lean(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def leanest(tmp_path_factory):
-    flags = [f"--name={LEANEST}", "--without=benchmarks,reports, serving"]
+    flags = [f"--name={LEANEST}", "--without=benchmarks,reports,sweeps, serving"]
     return made(tmp_path_factory.mktemp("new") / LEANEST, *flags)
 
 
@@ -144,22 +144,31 @@ def test_what_is_left_out_leaves_no_trace(lean):
     assert not {"serve", "serve_dev", "bench"} & extras.keys()
     # Nothing refers to an extra that is not there.
     referred = re.findall(rf"{LEAN}\[(\w+)\]", "".join(extras.values()))
-    assert set(referred) == {"report"} <= extras.keys()
+    assert set(referred) == {"report", "sweep", "sweep_dev"} <= extras.keys()
     makefile = (lean / "Makefile").read_text("utf-8")
     assert not re.findall("serve|bench|torture|new", makefile)
 
 
-def test_without_reports_nothing_needs_what_draws_them(leanest):
-    for gone in ("compare.py", "evaluate.py", "tests/reports", f"{LEANEST}/reports"):
+def test_without_reports_and_sweeps_nothing_needs_their_libraries(leanest):
+    for gone in (
+        "compare.py",
+        "evaluate.py",
+        "sweep.py",
+        "tests/reports",
+        "tests/sweeps",
+        f"{LEANEST}/reports",
+        f"{LEANEST}/sweeps",
+    ):
         assert not (leanest / gone).exists()
     assert "report" not in (leanest / "setup.cfg").read_text("utf-8")
+    assert "optuna" not in (leanest / "setup.cfg").read_text("utf-8")
     assert "matplotlib" not in (leanest / "setup.cfg").read_text("utf-8")
 
 
 def test_every_file_that_is_mentioned_exists(project):
     folders = "benchmarks|configs|deploy|docs|requirements|samples|scripts|tests"
     named = re.compile(
-        rf"(?<![\w/.])(?:{folders})/[\w/.-]*\w|\b(?:serve|evaluate|compare)\.py\b"
+        rf"(?<![\w/.])(?:{folders})/[\w/.-]*\w|\b(?:serve|evaluate|compare|sweep)\.py\b"
     )
     for file in files(project):
         if file.endswith((".md", ".cfg", "Makefile", "Dockerfile", ".service")) or (
@@ -184,8 +193,11 @@ OTHERS = ["publish", "launch", "recipes"]
 @pytest.mark.parametrize(
     ("name", "verbs"),
     [
-        ("complete", ["train", "evaluate", "compare", "predict", "serve", *OTHERS]),
-        ("lean", ["train", "evaluate", "compare", "predict", *OTHERS]),
+        (
+            "complete",
+            ["train", "sweep", "evaluate", "compare", "predict", "serve", *OTHERS],
+        ),
+        ("lean", ["train", "sweep", "evaluate", "compare", "predict", *OTHERS]),
         ("leanest", ["train", "predict", *OTHERS]),
     ],
 )

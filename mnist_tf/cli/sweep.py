@@ -8,27 +8,22 @@ process of its own, in SWEEP_DIR/trials. The same command goes on with a sweep t
 interrupted; --show shows what a sweep has found so far.
 """
 
-import contextlib
 import importlib.util
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from mnist_tf.cli import parsing, train
-from mnist_tf.config import DATA, MODEL, SETTINGS, Config
-from mnist_tf.data import limits
+from mnist_tf.cli import parsing
+from mnist_tf.cli.rehearsal import rehearse
+from mnist_tf.config import SETTINGS, Config
 from mnist_tf.errors import UserError, unknown_name
 from mnist_tf.sweeps import space as spaces
 from mnist_tf.sweeps.statistics import MOST
 
 if TYPE_CHECKING:
-    from mnist_tf.sweeps.study import Setup, Sweep
+    from mnist_tf.sweeps.study import Sweep
 
 _FORMATS = ("table", "csv", "json")
 
@@ -47,7 +42,8 @@ def main(argv: Sequence[str]) -> None:
         _show(Sweep(folder, values["storage"]), values["format"])
         return
     if setup and not Sweep.is_in(folder):
-        _rehearse(setup)
+        configs = [setup.config, *spaces.variants(setup.config, setup.space)]
+        rehearse(configs)
     sampling = values["sampler"], values["pruner"]
     sweep = Sweep(folder, values["storage"], setup, *sampling)
     scheduler.run(sweep, sweep.limit(values["trials"]), values["workers"])
@@ -65,7 +61,7 @@ def _define(values: flags.FlagValues) -> None:
         "search", [], "A setting and what to try: setting=low:high, "
         "setting=log:low:high (a range of logarithms), setting=a,b,c (choices), or "
         "setting=8,16/16,32 where it is a list itself. Once for each setting. Without "
-        "any, the sweep in --sweep_dir goes on.", **mine)
+        "any, the sweep that is there goes on.", **mine)
     flags.DEFINE_integer(
         "trials", 0, "Number of trials in all. 0 is 20 or, of a grid, all of it.", 0,
         **mine)
@@ -142,59 +138,6 @@ def _checked(values: parsing.Values) -> dict[str, Any]:
     if problems:
         raise UserError("; ".join(problems))
     return values
-
-
-def _rehearse(setup: "Setup") -> None:
-    """Checks the settings against data and networks, in a process of its own."""
-    configs = [setup.config, *spaces.variants(setup.config, setup.space)]
-    # TensorFlow would stay in the memory of this one.
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        try:
-            pool.submit(_prepare, configs).result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "the check of the settings was killed; is there enough memory?"
-            ) from error
-
-
-def _prepare(configs: Sequence[Config]) -> None:
-    """Loads the data and builds the networks of these settings.
-
-    Raises:
-      UserError: a run with one of them would fail.
-    """
-    limits.check_memory(2**29, "TensorFlow", "raise the limit", reserved=2**30)
-    problems = [
-        problem for config in configs for problem in train.unknown_names(vars(config))
-    ]
-    if problems:
-        raise UserError("; ".join(dict.fromkeys(problems)))
-    from mnist_tf import experiment
-
-    seen = set[tuple]()
-    for config in configs:
-        deciding = _deciding(config)
-        if deciding in seen:
-            continue
-        with contextlib.ExitStack() as stack:
-            if seen:  # the same warnings again
-                nowhere = stack.enter_context(open(os.devnull, "w"))
-                stack.enter_context(contextlib.redirect_stderr(nowhere))
-            prepared = experiment.Experiment(experiment.prepare(config))
-            prepared.build_model("float32")
-        seen.add(deciding)
-        if not len(prepared.splits["validation"][2]):
-            raise UserError(
-                "a sweep needs validation images; set --validation_split above 0 (got "
-                f"{config.validation_split})"
-            )
-
-
-def _deciding(config: Config) -> tuple:
-    """The settings that decide whether data and network fit."""
-    names = ["batch_size", "shards"]
-    names += [n for n in SETTINGS if SETTINGS[n].metadata["group"] in (DATA, MODEL)]
-    return tuple(getattr(config, name) for name in names)
 
 
 def _show(sweep: "Sweep", form: str) -> None:

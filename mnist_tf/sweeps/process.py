@@ -101,8 +101,9 @@ class TrialProcess:
 
     def prune(self) -> None:
         """Tells the run to end early."""
-        self._pruned = True
-        self.terminate()
+        if not self._pruned:  # a second signal would end it without a checkpoint
+            self._pruned = True
+            self.terminate()
 
     def terminate(self) -> None:
         """Tells the process to save a checkpoint and to end."""
