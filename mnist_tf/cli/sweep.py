@@ -25,6 +25,7 @@ from mnist_tf.sweeps.statistics import MOST
 if TYPE_CHECKING:
     from mnist_tf.sweeps.study import Sweep
 
+_PLAN = ("trials", "sampler", "pruner")  # kept for when the sweep goes on
 _FORMATS = ("table", "csv", "json")
 
 
@@ -44,9 +45,9 @@ def main(argv: Sequence[str]) -> None:
     if setup and not Sweep.is_in(folder):
         configs = [setup.config, *spaces.variants(setup.config, setup.space)]
         rehearse(configs)
-    sampling = values["sampler"], values["pruner"]
-    sweep = Sweep(folder, values["storage"], setup, *sampling)
-    scheduler.run(sweep, sweep.limit(values["trials"]), values["workers"])
+    given = {name: values[name] for name in _PLAN if values[name] is not None}
+    sweep = Sweep(folder, values["storage"], setup, **given)
+    scheduler.run(sweep, values["workers"])
     _show(sweep, values["format"])
     if values["final"]:
         print(final.run(sweep, values["final"], values["workers"]))
@@ -63,20 +64,20 @@ def _define(values: flags.FlagValues) -> None:
         "setting=8,16/16,32 where it is a list itself. Once for each setting. Without "
         "any, the sweep that is there goes on.", **mine)
     flags.DEFINE_integer(
-        "trials", 0, "Number of trials in all. 0 is 20 or, of a grid, all of it.", 0,
-        **mine)
+        "trials", None, "Number of trials in all. By default 20 or, of a grid, all of "
+        "it.", 1, **mine)
     flags.DEFINE_list(
         "objective", ["accuracy"], "What to optimise: accuracy or loss on the "
         "validation split, or images_per_second. Two of them, as in "
         "accuracy,images_per_second, give a Pareto front.", **mine)
     flags.DEFINE_enum(
-        "sampler", "tpe", ["tpe", "random", "grid"], "How to choose the settings of a "
-        "trial: tpe (by what was good before), random, or grid (all combinations).",
-        **mine)
+        "sampler", None, ["tpe", "random", "grid"], "How to choose the settings of a "
+        "trial: tpe (by what was good before, the default), random, or grid (all "
+        "combinations).", **mine)
     flags.DEFINE_enum(
-        "pruner", "none", ["none", "median", "hyperband"], "Which trials to end early, "
-        "by the objective after each epoch: none, median (those worse than half of "
-        "the others) or hyperband (most of them soon).", **mine)
+        "pruner", None, ["none", "median", "hyperband"], "Which trials to end early, "
+        "by the objective after each epoch: none (the default), median (those worse "
+        "than half of the others) or hyperband (most of them soon).", **mine)
     flags.DEFINE_integer(
         "workers", 1, "Trials to run at once, each on its share of the cores.", 1, 256,
         **mine)
@@ -113,7 +114,7 @@ def _checked(values: parsing.Values) -> dict[str, Any]:
         problems.append(
             f"--objective must be one or two names (got {','.join(objectives)})"
         )
-    elif values["pruner"] != "none" and not problems:
+    elif values["pruner"] not in (None, "none") and not problems:
         (name, *others) = objectives
         if others or not OBJECTIVES[name][1]:
             problems.append(
@@ -144,10 +145,11 @@ def _show(sweep: "Sweep", form: str) -> None:
     """Prints the leaderboard and writes it, the best settings and the plots."""
     from mnist_tf.sweeps import leaderboard, plots
 
-    sweep.best()  # there must be one
     paths = leaderboard.write(sweep)
     if form == "table":
         print(leaderboard.table(sweep))
+    sweep.best()  # there must be one
+    if form == "table":
         paths += plots.write(sweep)
         print(f"written: {', '.join(map(str, paths))}")
     else:

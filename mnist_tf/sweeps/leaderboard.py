@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -147,7 +148,8 @@ def write(sweep: Sweep) -> list[Path]:
     """
     found = rows(sweep)
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, found[0], lineterminator="\n")
+    names = ("rank", "trial", "state", "epochs", *_FIGURES, *sweep.setup.space)
+    writer = csv.DictWriter(buffer, [*names, "reason"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(found)
     whole = {
@@ -168,7 +170,7 @@ def replace(path: Path, text: str) -> Path:
     Raises:
       UserError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.tmp")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         partial.write_text(text, encoding="utf-8")
         sync(partial)

@@ -1,5 +1,6 @@
 """Optuna's plots of a sweep, as PNG files."""
 
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +65,7 @@ def _save(axes: Any, path: Path) -> Path:
     figure = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
     columns = 1 if hasattr(axes, "figure") else axes.size
     figure.set_size_inches(max(_WIDTH, 3.0 * columns), _HEIGHT)
-    partial = path.with_name(f".{path.name}")
+    partial = path.with_name(f".{os.getpid()}-{path.name}")
     figure.savefig(partial, dpi=100, bbox_inches="tight")
     pyplot.close(figure)
     return partial.replace(path)

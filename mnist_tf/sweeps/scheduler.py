@@ -29,8 +29,8 @@ _END_SECONDS = 10.0  # for a run to save a checkpoint
 T = TypeVar("T")
 
 
-def run(sweep: Sweep, trials: int, workers: int) -> None:
-    """Runs trials until there are so many, `workers` at once.
+def run(sweep: Sweep, workers: int) -> None:
+    """Runs trials until there are as many as wanted, `workers` at once.
 
     Trials that were left running, by a sweep that was killed for example, come first.
 
@@ -39,7 +39,7 @@ def run(sweep: Sweep, trials: int, workers: int) -> None:
       Interrupted: SIGINT or SIGTERM arrived; the same sweep can go on.
     """
     with GracefulStop(lambda _: True) as signals:
-        scheduler = _Scheduler(sweep, trials, workers, lambda: bool(signals.signum))
+        scheduler = _Scheduler(sweep, workers, lambda: bool(signals.signum))
         try:
             while not signals.signum and scheduler.tick():
                 time.sleep(_POLL_SECONDS)
@@ -52,7 +52,7 @@ def run(sweep: Sweep, trials: int, workers: int) -> None:
         if signals.signum:
             raise Interrupted(
                 signals.signum,
-                f"{scheduler.progress.counts()}; start the same command again to go on",
+                f"{scheduler.progress.done()}; start the same command again to go on",
             )
 
 
@@ -67,15 +67,12 @@ class _Running:
 
 
 class _Scheduler:
-    def __init__(
-        self, sweep: Sweep, trials: int, workers: int, stopped: Callable[[], bool]
-    ) -> None:
+    def __init__(self, sweep: Sweep, workers: int, stopped: Callable[[], bool]) -> None:
         self.sweep = sweep
-        self.trials = trials
         self.slots: list[_Running | None] = [None] * workers
         self.stopped = stopped
         self.looked = 0.0  # for trials to run
-        self.progress = _Progress(sweep, trials)
+        self.progress = _Progress(sweep)
 
     def tick(self) -> bool:
         """Does what is to be done now; returns whether there is more to do."""
@@ -108,7 +105,7 @@ class _Scheduler:
 
         def find() -> optuna.Trial | None:
             lock.close()  # of an attempt that the storage has ended
-            return self.sweep.next(self.trials, held, lock)
+            return self.sweep.next(held, lock)
 
         trial = self._reach(find)
         if trial is None:
@@ -177,15 +174,15 @@ class _Scheduler:
 class _Progress:
     """Shows how far a sweep is: a line for each trial that has ended, and the whole."""
 
-    def __init__(self, sweep: Sweep, trials: int) -> None:
+    def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
-        self.trials = trials
-        self.all: list[FrozenTrial] = []
+        self.wanted = sweep.trials_wanted
+        self.all = sweep.trials()
         self.bar: tqdm | None = None
         if sys.stderr.isatty():
             form = "{percentage:3.0f}%|{bar:20}| {desc}"
             self.bar = tqdm(
-                total=trials, file=sys.stderr, leave=False, bar_format=form,
+                total=self.wanted, file=sys.stderr, leave=False, bar_format=form,
                 dynamic_ncols=True,
             )  # fmt: skip
 
@@ -200,11 +197,15 @@ class _Progress:
         self.bar.n = sum(trial.state.is_finished() for trial in self.all)
         self.bar.set_description_str(self.counts())
 
+    def done(self) -> str:
+        """Returns how many trials have ended."""
+        ended = sum(trial.state.is_finished() for trial in self.all)
+        return f"{ended} of {self.wanted} done"
+
     def counts(self) -> str:
         """Returns how many trials are in each state, the best, and the time left."""
         states = Counter(trial.state for trial in self.all)
-        done = sum(trial.state.is_finished() for trial in self.all)
-        parts = [f"{done} of {self.trials} done"]
+        parts = [self.done()]
         for state, word in (
             (TrialState.RUNNING, "running"),
             (TrialState.PRUNED, "pruned"),
@@ -216,8 +217,8 @@ class _Progress:
         if states[TrialState.COMPLETE]:
             best = self.sweep.best()[0]
             text += f"; best {format_value(self.sweep, best)} (trial {best.number})"
-        seconds = _seconds_left(self.all, self.trials)
-        if done < self.trials and seconds is not None:
+        seconds = _seconds_left(self.all, self.wanted)
+        if seconds:
             text += f"; left {_clock(seconds)}"
         return text
 

@@ -28,9 +28,11 @@ OBJECTIVES: dict[str, tuple[Literal["maximize", "minimize"], bool]] = {
     "loss": ("minimize", True),
     "images_per_second": ("maximize", False),
 }
+_DEFAULT_PLAN = {"trials": 0, "sampler": "tpe", "pruner": "none"}
 _TRIALS = 20
 _LOCK, _LOCKS, _ID = ".lock", ".locks", ".id"
-_SETUP = "mnist_tf"  # the study's attribute
+# Attributes of the study.
+_SETUP, _PLAN = "mnist_tf", "mnist_tf_plan"
 _ADOPT_AFTER = timedelta(minutes=1)
 
 
@@ -79,11 +81,14 @@ class Sweep:
       folder: created if it does not exist.
       storage: a URL of SQLAlchemy's; "" for a journal in the folder.
       setup: what is to be searched; None to go on with what was.
-      sampler: one of `SAMPLERS`.
-      pruner: one of `PRUNERS`.
+      plan: how to search: `trials`, how many there are to be (0 is 20 or, of a grid,
+        all of it), `sampler`, one of `SAMPLERS`, and `pruner`, one of `PRUNERS`. What
+        is missing is as before, at first as in `tpe` without a pruner.
 
     Attributes:
       study: Optuna's.
+      setup: what is searched.
+      trials_wanted: how many trials there are to be.
 
     Raises:
       UserError: the folder or the storage holds another sweep, or none if there is no
@@ -95,8 +100,7 @@ class Sweep:
         folder: Path,
         storage: str = "",
         setup: Setup | None = None,
-        sampler: str = "tpe",
-        pruner: str = "none",
+        **plan: Any,
     ) -> None:
         self.folder = folder
         if setup is None and not self.is_in(folder):
@@ -113,8 +117,16 @@ class Sweep:
                 f"--sweep_dir {folder} cannot be written to ({error.strerror}); free "
                 "some space or choose another"
             ) from error
-        self._sampler = sampler
-        self.study.pruner = _pruner(pruner, self.setup)
+        before = self.study.user_attrs.get(_PLAN, _DEFAULT_PLAN)
+        if {**before, **plan} != before:
+            self.study.set_user_attr(_PLAN, {**before, **plan})
+        plan = {**before, **plan}
+        self._sampler = plan["sampler"]
+        self.study.pruner = _pruner(plan["pruner"], self.setup)
+        self.trials_wanted = plan["trials"] or _TRIALS
+        if self._sampler == "grid":
+            points = math.prod(map(len, spaces.grid(self.setup.space).values()))
+            self.trials_wanted = min(plan["trials"] or points, points)
 
     @staticmethod
     def is_in(folder: Path) -> bool:
@@ -131,16 +143,6 @@ class Sweep:
         trials = self.study.get_trials(deepcopy=False)
         return [trial for trial in trials if trial.state != TrialState.WAITING]
 
-    def limit(self, trials: int) -> int:
-        """Returns how many trials there are to be, at most those of the grid.
-
-        0 stands for 20 or, of a grid, all of it.
-        """
-        if self._sampler != "grid":
-            return trials or _TRIALS
-        points = math.prod(map(len, spaces.grid(self.setup.space).values()))
-        return min(trials or points, points)
-
     def best(self) -> list[FrozenTrial]:
         """Returns the best trial; with two objectives the Pareto front.
 
@@ -149,11 +151,12 @@ class Sweep:
         Raises:
           UserError: no trial is complete.
         """
-        complete = [t for t in self.trials() if t.state == TrialState.COMPLETE]
+        trials = self.trials()
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         if not complete:
             raise UserError(
-                f"{self.folder}: no trial is complete yet; see --show for the reasons, "
-                "or start the sweep again"
+                f"--sweep_dir {self.folder}: no trial is complete (got {len(trials)} "
+                "that are not); see the reasons in --show, and raise --trials"
             )
         sign = -1 if OBJECTIVES[self.objective][0] == "maximize" else 1
         if len(self.setup.objectives) > 1:
@@ -169,13 +172,10 @@ class Sweep:
         """Returns the model directory of a trial."""
         return self.folder / "trials" / f"{number:04d}"
 
-    def next(
-        self, trials: int, held: Sequence[int], lock: ExitStack
-    ) -> optuna.Trial | None:
+    def next(self, held: Sequence[int], lock: ExitStack) -> optuna.Trial | None:
         """Returns a trial to run: one that was begun and left, else a new one.
 
         Args:
-          trials: how many there are to be.
           held: numbers of the trials that this process is running.
           lock: gets a lock that keeps other processes from running it, too.
         """
@@ -187,7 +187,7 @@ class Sweep:
                         trial.set_user_attr("folder", self._id)
                     return self._with_values(trial)
                 lock.close()
-            if len(self.trials()) >= trials:
+            if len(self.trials()) >= self.trials_wanted:
                 return None
             self.study.sampler = self._new_sampler(0)
             trial = self.study.ask()
@@ -227,7 +227,9 @@ class Sweep:
         new = [row for row in history if row["epoch"] not in reported]
         for row in new:
             trial.report(row[f"validation_{self.objective}"], int(row["epoch"]))
-        return bool(new) and trial.should_prune()
+        # After the last epoch there is nothing to save by pruning.
+        running = len(history) < self.config(trial).epochs
+        return bool(new) and running and trial.should_prune()
 
     def complete(self, trial: optuna.Trial, metrics: Mapping[str, Any]) -> None:
         """Records what a trial has reached: the content of its metrics.json."""

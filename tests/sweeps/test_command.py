@@ -16,6 +16,7 @@ import pytest
 from mnist_tf import artifact
 from mnist_tf.cli import sweep
 from mnist_tf.config import Config
+from mnist_tf.errors import UserError
 from mnist_tf.sweeps.space import parse
 from mnist_tf.sweeps.study import Setup, Sweep
 from tests.cli.help import check_help
@@ -206,7 +207,7 @@ def test_a_sweep_that_is_complete_is_only_shown(swept):
 
 def test_more_trials_go_on_from_there(swept):
     folder, _ = swept
-    _, err = run(folder, "--trials=5", "--sampler=grid")
+    _, err = run(folder, "--trials=5")
     assert len(re.findall("(?m)^trial ", err)) == 1
     assert "5 of 5 done" in err
     assert len(rows(folder)) == 5
@@ -214,7 +215,7 @@ def test_more_trials_go_on_from_there(swept):
 
 def test_the_test_images_are_looked_at_once(swept):
     folder, _ = swept
-    out, _ = run(folder, "--trials=4", "--final=2", "--workers=2")
+    out, _ = run(folder, "--final=2", "--workers=2")
     found = json.loads((folder / "final.json").read_text())
     accuracies = [
         artifact.read_metrics(folder / "final" / seed)["test"]["accuracy"]
@@ -229,7 +230,7 @@ def test_the_test_images_are_looked_at_once(swept):
     line = out.splitlines()[-1]
     assert f"4,500 training images, 2 seeds: test accuracy {mean:.2%} ± " in line
     before = contents(folder / "final")
-    again, _ = run(folder, "--trials=4", "--final=3")
+    again, _ = run(folder, "--final=3")
     assert again.splitlines()[-1] == line
     assert contents(folder / "final") == before
 
@@ -278,7 +279,7 @@ def test_a_full_disk_stops_the_sweep_which_goes_on_later(tmp_path):
         (["--search=epochs=0:2"], "--epochs must be at least 1 (got 0)"),
         (["--epochs=0", "--search=units=1:2"], "--epochs must be at least 1 (got 0)"),
         (["--epochs=3"], "--epochs is given without --search; add what to search"),
-        (["--trials=-1"], "--trials"),
+        (["--trials=0"], "--trials must be"),
         (["--model_dir=out"], "--model_dir is not a flag of this command"),
         (["--objective=acuracy"], "(got 'acuracy'; did you mean 'accuracy'?)"),
         (["--objective=loss,loss"], "--objective must be one or two names"),
@@ -346,7 +347,7 @@ def test_two_objectives_give_a_pareto_front(tmp_path, capsys):
     folder = tmp_path / "lr"
     found = Sweep(folder, "", Setup(Config(), parse(["flip=true,false"]), objectives))
     for measured in ((0.7, 0.5, 900.0), (0.9, 0.4, 500.0), (0.8, 0.3, 400.0)):
-        (trial,) = take(found)
+        trial = take(found)
         found.complete(trial, figures(*measured))
     sweep.main(["sweep", "--show", f"--sweep_dir={folder}"])
     lines = capsys.readouterr().out.splitlines()
@@ -359,3 +360,18 @@ def test_two_objectives_give_a_pareto_front(tmp_path, capsys):
     text = (folder / "best.cfg").read_text()
     assert "trial 1 of 3" in text
     assert "# Best by accuracy; on the Pareto front are 1 more: trials 0." in text
+
+
+@pytest.mark.fault
+def test_trials_that_all_failed_are_shown_with_their_reasons(tmp_path, capsys):
+    folder = tmp_path / "lr"
+    setup = Setup(Config(), parse(["flip=true,false"]), ("accuracy",))
+    found = Sweep(folder, "", setup)
+    for reason in ("the loss is NaN", "ended by SIGSEGV"):
+        found.fail(take(found), reason)
+    with pytest.raises(UserError, match="no trial is complete"):
+        sweep.main(["sweep", "--show", f"--sweep_dir={folder}"])
+    out = capsys.readouterr().out
+    assert "2 failed" in out
+    assert "trial 0 failed: the loss is NaN\ntrial 1 failed: ended by SIGSEGV" in out
+    assert not (folder / "best.cfg").exists()

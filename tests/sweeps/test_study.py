@@ -32,20 +32,17 @@ def figures(accuracy=0.9, loss=0.3, pace=1000.0):
     }
 
 
-def take(sweep, count=1, trials=100, held=()):
-    """Takes trials one after the other; they are left at once."""
-    taken = []
-    for _ in range(count):
-        with ExitStack() as lock:
-            taken.append(sweep.next(trials, held, lock))
-    return taken
+def take(sweep, held=()):
+    """Takes a trial and leaves it."""
+    with ExitStack() as lock:
+        return sweep.next(held, lock)
 
 
-def finish(sweep, count, trials=100):
+def finish(sweep, count):
     """Takes and completes trials; returns their values."""
     taken = []
     for _ in range(count):
-        (trial,) = take(sweep, trials=trials)
+        trial = take(sweep)
         sweep.complete(trial, figures())
         taken.append(trial.params)
     return taken
@@ -59,7 +56,7 @@ def storage(request, tmp_path):
 
 def test_a_trial_gets_a_value_for_each_setting(tmp_path, storage):
     sweep = Sweep(tmp_path / "lr", storage, setup(epochs=7))
-    (trial,) = take(sweep)
+    trial = take(sweep)
     config = sweep.config(trial)
     assert config.epochs == 7
     assert 0.001 <= config.learning_rate <= 0.1
@@ -72,12 +69,12 @@ def test_a_sweep_that_was_stopped_suggests_what_it_would_have(tmp_path, sampler)
     searches = ("batch_size=8,16,32", "flip=true,false")
     if sampler != "grid":
         searches = SEARCH
-    whole = finish(Sweep(tmp_path / "a", "", setup(*searches), sampler), 6)
+    whole = finish(Sweep(tmp_path / "a", "", setup(*searches), sampler=sampler), 6)
     parts = [
         values
         for count in (1, 2, 3)
         for values in finish(
-            Sweep(tmp_path / "b", "", setup(*searches), sampler), count
+            Sweep(tmp_path / "b", "", setup(*searches), sampler=sampler), count
         )
     ]
     assert parts == whole
@@ -86,66 +83,84 @@ def test_a_sweep_that_was_stopped_suggests_what_it_would_have(tmp_path, sampler)
 
 def test_another_seed_suggests_something_else(tmp_path):
     first, second = (
-        finish(Sweep(tmp_path / str(seed), "", setup(seed=seed), "random"), 3)
+        finish(Sweep(tmp_path / str(seed), "", setup(seed=seed), sampler="random"), 3)
         for seed in (1, 2)
     )
     assert first != second
 
 
 def test_a_grid_has_each_combination_once(tmp_path):
-    sweep = Sweep(tmp_path / "grid", "", setup("units=1:3", "flip=true,false"), "grid")
-    assert [sweep.limit(trials) for trials in (0, 4, 100)] == [6, 4, 6]
+    searched = setup("units=1:3", "flip=true,false")
+    sweep = Sweep(tmp_path / "grid", "", searched, sampler="grid")
+    assert sweep.trials_wanted == 6
     found = finish(sweep, 6)
     assert sorted((each["units"], each["flip"]) for each in found) == [
         (units, flip) for units in (1, 2, 3) for flip in (False, True)
     ]
-    assert take(sweep, trials=6) == [None]
+    assert take(sweep) is None
+
+
+@pytest.mark.parametrize(("trials", "wanted"), [(4, 4), (100, 6)])
+def test_a_grid_may_be_left_unfinished_but_not_exceeded(tmp_path, trials, wanted):
+    searched = setup("units=1:3", "flip=true,false")
+    sweep = Sweep(tmp_path / "grid", "", searched, sampler="grid", trials=trials)
+    assert sweep.trials_wanted == wanted
+
+
+def test_a_sweep_goes_on_as_it_was_started(tmp_path):
+    Sweep(tmp_path / "lr", "", setup(), trials=7, sampler="random", pruner="median")
+    sweep = Sweep(tmp_path / "lr", pruner="hyperband")
+    assert sweep.trials_wanted == 7
+    assert isinstance(sweep.study.pruner, optuna.pruners.HyperbandPruner)
+    take(sweep)
+    assert isinstance(sweep.study.sampler, optuna.samplers.RandomSampler)
 
 
 def test_other_samplers_go_on_for_as_long_as_asked(tmp_path):
-    sweep = Sweep(tmp_path / "lr", "", setup())
-    assert [sweep.limit(trials) for trials in (0, 7)] == [20, 7]
-    finish(sweep, 2, trials=2)
-    assert take(sweep, trials=2) == [None]
-    assert take(sweep, trials=3) != [None]
+    assert Sweep(tmp_path / "lr", "", setup()).trials_wanted == 20
+    sweep = Sweep(tmp_path / "lr", "", setup(), trials=2)
+    finish(sweep, 2)
+    assert take(sweep) is None
+    assert take(Sweep(tmp_path / "lr")) is None
+    assert take(Sweep(tmp_path / "lr", trials=3)).number == 2
 
 
 def test_a_trial_that_was_left_comes_first_with_its_values(tmp_path, storage):
-    (left,) = take(Sweep(tmp_path / "lr", storage, setup()))
+    left = take(Sweep(tmp_path / "lr", storage, setup()))
     sweep = Sweep(tmp_path / "lr", storage)  # in another process, later
-    (trial,) = take(sweep)
+    trial = take(sweep)
     assert (trial.number, trial.params) == (left.number, left.params)
     sweep.complete(trial, figures())
-    assert take(sweep)[0].number == 1
+    assert take(sweep).number == 1
 
 
 def test_a_trial_that_another_process_runs_is_left_alone(tmp_path, storage):
     first = Sweep(tmp_path / "lr", storage, setup())
     second = Sweep(tmp_path / "lr", storage)
     with ExitStack() as lock:
-        held = first.next(100, [], lock)
-        (other,) = take(second)
+        held = first.next([], lock)
+        other = take(second)
         assert other.number == held.number + 1
         assert [each.number for each in second.left([other.number])] == [held.number]
-    assert take(second, held=[other.number])[0].number == held.number
+    assert take(second, held=[other.number]).number == held.number
 
 
 def test_a_process_does_not_take_its_own_trial_again(tmp_path):
     sweep = Sweep(tmp_path / "lr", "", setup())
     with ExitStack() as lock:
-        held = sweep.next(100, [], lock)
-        (other,) = take(sweep, held=[held.number])
+        held = sweep.next([], lock)
+        other = take(sweep, held=[held.number])
     assert other.number != held.number
 
 
 def test_a_trial_without_all_its_values_gets_the_others(tmp_path):
-    sweep = Sweep(tmp_path / "lr", "", setup(), "random")
-    (whole,) = take(sweep)
+    sweep = Sweep(tmp_path / "lr", "", setup(), sampler="random")
+    whole = take(sweep)
     sweep.fail(whole, "killed")
     killed = sweep.study.ask()  # killed after the first value
     killed.set_user_attr("folder", whole.user_attrs["folder"])
     rate = killed.suggest_float("learning_rate", 0.001, 0.1, log=True)
-    (trial,) = take(Sweep(tmp_path / "lr"))
+    trial = take(Sweep(tmp_path / "lr"))
     assert trial.number == killed.number
     assert trial.params["learning_rate"] == rate
     assert trial.params.keys() == {"learning_rate", "filters", "flip"}
@@ -156,15 +171,15 @@ def test_machines_with_folders_of_their_own_share_the_trials(tmp_path):
     folders = [tmp_path / name / "lr" for name in ("one", "other")]
     for folder in folders:
         folder.parent.mkdir()
-    one, other = (Sweep(folder, storage, setup()) for folder in folders)
-    (left,) = take(one, trials=2)
-    (trial,) = take(other, trials=2)
+    one, other = (Sweep(folder, storage, setup(), trials=2) for folder in folders)
+    left = take(one)
+    trial = take(other)
     assert trial.number == left.number + 1
     assert [len(each.trials()) for each in (one, other)] == [2, 2]
     other.complete(trial, figures())
-    assert take(other, trials=2) == [None]
+    assert take(other) is None
     assert other.left() == []  # that of the other machine is not ours to run
-    assert take(one, trials=2)[0].number == left.number
+    assert take(one).number == left.number
 
 
 def test_a_trial_that_no_one_owns_is_taken_after_a_while(tmp_path, monkeypatch):
@@ -172,7 +187,7 @@ def test_a_trial_that_no_one_owns_is_taken_after_a_while(tmp_path, monkeypatch):
     orphan = sweep.study.ask()  # and then the storage could not be reached
     assert sweep.left() == []
     monkeypatch.setattr(studies, "_ADOPT_AFTER", datetime.timedelta(0))
-    (trial,) = take(sweep)
+    trial = take(sweep)
     assert trial.number == orphan.number
     assert len(trial.params) == 3
     monkeypatch.undo()
@@ -181,10 +196,10 @@ def test_a_trial_that_no_one_owns_is_taken_after_a_while(tmp_path, monkeypatch):
 
 def test_results_are_recorded_once(tmp_path):
     sweep = Sweep(tmp_path / "lr", "", setup())
-    (trial,) = take(sweep)
+    trial = take(sweep)
     sweep.complete(trial, figures(accuracy=0.8))
     sweep.complete(trial, figures(accuracy=0.7))  # its answer was lost the first time
-    (failed,) = take(sweep)
+    failed = take(sweep)
     sweep.fail(failed, "the loss is NaN")
     first, second = sweep.trials()
     assert (first.state, first.values) == (TrialState.COMPLETE, [0.8])
@@ -206,7 +221,7 @@ def test_results_are_recorded_once(tmp_path):
 def test_the_best_trial_is_that_of_the_objective(tmp_path, objectives, best):
     sweep = Sweep(tmp_path / "lr", "", setup(objectives=tuple(objectives)))
     for measured in ((0.7, 0.5, 900.0), (0.9, 0.4, 500.0), (0.8, 0.3, 400.0)):
-        sweep.complete(take(sweep)[0], figures(*measured))
+        sweep.complete(take(sweep), figures(*measured))
     assert [trial.number for trial in sweep.best()] == best
 
 
@@ -214,11 +229,11 @@ def test_the_best_trial_is_that_of_the_objective(tmp_path, objectives, best):
 @pytest.mark.parametrize("pruner", ["none", "median", "hyperband"])
 def test_a_pruner_ends_trials_that_fall_behind(tmp_path, objective, worse, pruner):
     sweep = Sweep(
-        tmp_path / "lr", "", setup(objectives=(objective,), epochs=9), "random", pruner
+        tmp_path / "lr", "", setup(objectives=(objective,), epochs=9), pruner=pruner
     )
     pruned = 0
     for index in range(20):
-        (trial,) = take(sweep)
+        trial = take(sweep)
         history = []
         for epoch in range(1, 10):
             value = 0.5 + worse * 0.01 * index  # each is worse than the one before
@@ -236,11 +251,11 @@ def test_a_pruner_ends_trials_that_fall_behind(tmp_path, objective, worse, prune
 
 
 def test_an_epoch_is_reported_once(tmp_path):
-    sweep = Sweep(tmp_path / "lr", "", setup(), "tpe", "median")
-    (trial,) = take(sweep)
+    sweep = Sweep(tmp_path / "lr", "", setup(), pruner="median")
+    trial = take(sweep)
     rows = [{"epoch": n, "validation_accuracy": n / 10} for n in (1, 2, 3)]
     sweep.report(trial, rows[:2])
-    (again,) = take(Sweep(tmp_path / "lr"))  # resumed from the checkpoint of epoch 1
+    again = take(Sweep(tmp_path / "lr"))  # resumed from the checkpoint of epoch 1
     sweep.report(again, rows)
     assert sweep.trials()[0].intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
 
@@ -249,7 +264,7 @@ def test_two_objectives_are_not_reported_by_epoch(tmp_path):
     sweep = Sweep(
         tmp_path / "lr", "", setup(objectives=("accuracy", "images_per_second"))
     )
-    (trial,) = take(sweep)
+    trial = take(sweep)
     row = {"epoch": 1, "validation_accuracy": 0.1}
     assert sweep.report(trial, [row]) is False
 
@@ -347,8 +362,8 @@ def test_a_study_of_another_program_is_refused(tmp_path):
 @pytest.mark.fault
 def test_no_trial_that_finished_is_an_error(tmp_path):
     sweep = Sweep(tmp_path / "lr", "", setup())
-    sweep.fail(take(sweep)[0], "the loss is NaN")
-    with pytest.raises(UserError, match="no trial is complete yet"):
+    sweep.fail(take(sweep), "the loss is NaN")
+    with pytest.raises(UserError, match="no trial is complete .got 1 that are not"):
         sweep.best()
 
 
