@@ -25,8 +25,8 @@ _END_SECONDS = 10.0
 def run(sweep: Sweep, seeds: int, workers: int) -> str:
     """Trains the best settings with so many seeds; returns what they reach, as text.
 
-    The runs are in `final/1` and so on, the result in final.json, which is only told
-    again once it is there: whoever chooses by the test split learns nothing from it.
+    The runs are in `final/0007-1` and so on, the result in final.json. Once that is
+    there, it is only told again: who chooses by the test split learns nothing from it.
 
     Raises:
       UserError: no trial is complete, or a run has failed.
@@ -54,7 +54,7 @@ def run(sweep: Sweep, seeds: int, workers: int) -> str:
         dataclasses.replace(
             config,
             seed=seed,
-            model_dir=str(sweep.folder / "final" / str(seed)),
+            model_dir=str(sweep.folder / "final" / f"{best.number:04d}-{seed}"),
             log_dir=str(sweep.folder / "logs" / "final"),
         )
         for seed in range(1, seeds + 1)

@@ -41,6 +41,7 @@ def run(sweep: Sweep, workers: int) -> None:
     with GracefulStop(lambda _: True) as signals:
         scheduler = _Scheduler(sweep, workers, lambda: bool(signals.signum))
         try:
+            scheduler.start()
             while not signals.signum and scheduler.tick():
                 time.sleep(_POLL_SECONDS)
         except (DiskFullError, OSError) as error:
@@ -64,6 +65,7 @@ class _Running:
     process: TrialProcess
     lock: ExitStack
     looked: float = 0.0  # for finished epochs
+    epochs: int = 0  # that were finished
 
 
 class _Scheduler:
@@ -73,6 +75,10 @@ class _Scheduler:
         self.stopped = stopped
         self.looked = 0.0  # for trials to run
         self.progress = _Progress(sweep)
+
+    def start(self) -> None:
+        """Learns what was done before."""
+        self._reach(self.progress.update)
 
     def tick(self) -> bool:
         """Does what is to be done now; returns whether there is more to do."""
@@ -111,8 +117,15 @@ class _Scheduler:
         if trial is None:
             lock.close()
             return False
+        self.looked = 0.0  # there may be more
+        try:
+            config = self.sweep.config(trial)
+        except UserError as error:  # the values are valid, but not together
+            self._end_trial(trial, Outcome(reason=str(error)))
+            lock.close()
+            return True
         config = dataclasses.replace(
-            self.sweep.config(trial),
+            config,
             model_dir=str(self.sweep.model_dir(trial.number)),
             log_dir=str(self.sweep.folder / "logs" / f"{trial.number:04d}"),
             evaluate_test=False,
@@ -120,7 +133,6 @@ class _Scheduler:
         )
         process = TrialProcess(config, index, len(self.slots))
         self.slots[index] = _Running(trial, process, lock)
-        self.looked = 0.0  # there may be more
         return True
 
     def _look_at(self, running: _Running) -> bool:
@@ -130,21 +142,25 @@ class _Scheduler:
         if outcome or now - running.looked >= _EPOCH_SECONDS:
             running.looked = now
             history = running.process.history()
-            if self._reach(lambda: self.sweep.report(running.trial, history)):
-                running.process.prune()
-        if not outcome:
-            return False
-        self._reach(lambda: self._finish(running.trial, outcome))
-        self.progress.show(running.trial.number)
-        return True
+            if len(history) > running.epochs:
+                running.epochs = len(history)
+                if self._reach(lambda: self.sweep.report(running.trial, history)):
+                    running.process.prune()
+        if outcome:
+            self._end_trial(running.trial, outcome)
+        return bool(outcome)
 
-    def _finish(self, trial: optuna.Trial, outcome: Outcome) -> None:
-        if outcome.metrics:
-            self.sweep.complete(trial, outcome.metrics)
-        elif outcome.reason:
-            self.sweep.fail(trial, outcome.reason)
-        else:
-            self.sweep.prune(trial)
+    def _end_trial(self, trial: optuna.Trial, outcome: Outcome) -> None:
+        def record() -> None:
+            if outcome.metrics:
+                self.sweep.complete(trial, outcome.metrics)
+            elif outcome.reason:
+                self.sweep.fail(trial, outcome.reason)
+            else:
+                self.sweep.prune(trial)
+
+        self._reach(record)
+        self._reach(lambda: self.progress.show(trial.number))
 
     def _reach(self, call: Callable[[], T]) -> T:
         """Calls what uses the storage, again and again while that is out of reach."""
@@ -177,7 +193,7 @@ class _Progress:
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
         self.wanted = sweep.trials_wanted
-        self.all = sweep.trials()
+        self.all: list[FrozenTrial] = []
         self.bar: tqdm | None = None
         if sys.stderr.isatty():
             form = "{percentage:3.0f}%|{bar:20}| {desc}"
@@ -186,9 +202,13 @@ class _Progress:
                 dynamic_ncols=True,
             )  # fmt: skip
 
+    def update(self) -> None:
+        """Looks at the trials."""
+        self.all = self.sweep.trials()
+
     def show(self, number: int) -> None:
         """Shows a trial that has ended."""
-        self.all = self.sweep.trials()
+        self.update()
         line = describe(self.sweep, next(t for t in self.all if t.number == number))
         if self.bar is None:
             say(f"{line}\n           {self.counts()}")

@@ -217,14 +217,15 @@ def test_the_test_images_are_looked_at_once(swept):
     folder, _ = swept
     out, _ = run(folder, "--final=2", "--workers=2")
     found = json.loads((folder / "final.json").read_text())
+    names = [f"{found['trial']:04d}-{seed}" for seed in (1, 2)]
     accuracies = [
-        artifact.read_metrics(folder / "final" / seed)["test"]["accuracy"]
-        for seed in ("1", "2")
+        artifact.read_metrics(folder / "final" / name)["test"]["accuracy"]
+        for name in names
     ]
     assert found["test_accuracy"] == accuracies
     assert found["train_images"] == 4500  # those for validation, too
     assert found["trial"] == rows(folder)[0]["trial"]
-    config = artifact.read(folder / "final" / "2").config
+    config = artifact.read(folder / "final" / names[1]).config
     assert (config.seed, config.validation_split) == (2, 0.0)
     mean = sum(accuracies) / 2
     line = out.splitlines()[-1]

@@ -1,0 +1,76 @@
+"""The scheduler, where no trial runs: what it does with trials that cannot."""
+
+import contextlib
+import re
+import threading
+
+import pytest
+from optuna.trial import TrialState
+
+from mnist_tf.config import Config
+from mnist_tf.errors import UserError
+from mnist_tf.sweeps import scheduler
+from mnist_tf.sweeps.space import parse, variants
+from mnist_tf.sweeps.study import Setup, Sweep
+from tests.sweeps.test_study import figures, take
+
+
+def test_values_that_exclude_each_other_cost_one_trial(tmp_path, capsys):
+    # Each is valid with the other setting's default.
+    space = parse(["min_steps_per_epoch=1,50", "max_steps_per_epoch=100,10"])
+    assert len(variants(Config(), space)) == 4
+    setup = Setup(Config(), space, ("accuracy",))
+    sweep = Sweep(tmp_path / "lr", "", setup, sampler="grid", trials=1)
+    scheduler.run(sweep, workers=1)
+    (trial,) = sweep.trials()
+    assert trial.state == TrialState.FAIL
+    reason = (
+        "--min_steps_per_epoch must not exceed --max_steps_per_epoch (got 50 and 10)"
+    )
+    assert trial.user_attrs["reason"] == reason
+    err = capsys.readouterr().err
+    assert f"trial 0    failed: {reason}  " in err
+    assert "1 of 1 done, 1 failed" in err
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    """A sweep in a database, with all of its trials done."""
+    monkeypatch.setattr(scheduler, "_IDLE_SECONDS", 0.01)
+    setup = Setup(Config(), parse(["flip=true,false"]), ("accuracy",))
+    sweep = Sweep(tmp_path / "lr", f"sqlite:///{tmp_path}/trials.db", setup, trials=1)
+    sweep.complete(take(sweep), figures())
+    return sweep
+
+
+@contextlib.contextmanager
+def out_of_reach(sweep, database):
+    """Puts a directory in the place of the database, which cannot be opened then."""
+    away = database.rename(database.with_name("away"))
+    database.mkdir()
+    sweep.study._storage._backend.engine.dispose()
+    yield
+    database.rmdir()
+    away.rename(database)
+
+
+def test_a_storage_that_comes_back_is_waited_for(sweep, tmp_path, capsys):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(out_of_reach(sweep, tmp_path / "trials.db"))
+        back = threading.Timer(0.5, stack.pop_all().close)
+        back.start()
+        scheduler.run(sweep, workers=1)
+        back.join()
+    lines = capsys.readouterr().err.splitlines()
+    assert re.match(r"warning: the storage cannot be reached \(.*\); trying", lines[0])
+    assert lines[1:] == ["the storage can be reached again"]
+
+
+@pytest.mark.fault
+def test_a_storage_that_stays_away_ends_the_sweep(sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "_PATIENCE_SECONDS", 0.0)
+    with (
+        out_of_reach(sweep, tmp_path / "trials.db"),
+        pytest.raises(UserError, match="start the sweep again when it can"),
+    ):
+        scheduler.run(sweep, workers=1)
