@@ -1,11 +1,11 @@
-r"""Train with many settings, each suggested by Optuna, and compare them.
+r"""Train with many settings and compare them.
 
     mnist_tf sweep --flagfile=sweep.cfg --sweep_dir=sweeps/lr --trials=30 \
         --search=learning_rate=log:0.003:0.03 --search=augment=none,affine
 
-Settings that are not searched are given as for training. Each trial is a run in a
-process of its own, in SWEEP_DIR/trials. The same command goes on with a sweep that was
-interrupted; --show shows what a sweep has found so far.
+Optuna suggests the settings. Those that are not searched are given as for training.
+Each trial is a run in a process of its own, in SWEEP_DIR/trials. The same command goes
+on with a sweep that was interrupted; --show shows what a sweep has found so far.
 """
 
 import importlib.util
