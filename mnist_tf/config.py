@@ -286,7 +286,7 @@ class Config:
     def to_flags(self) -> dict[str, str]:
         """Returns the settings that differ from their defaults, as text for flags."""
         return {
-            name: _as_text(value)
+            name: as_text(value)
             for name, value in vars(self).items()
             if value != SETTINGS[name].default
         }
@@ -309,6 +309,17 @@ class Config:
         return cls(**settings)
 
 
+def as_text(value: Any) -> str:
+    """Returns the value of a setting as it is written on the command line.
+
+    >>> as_text((16, 32)), as_text(True), as_text(0.5)
+    ('16,32', 'true', '0.5')
+    """
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 SETTINGS: dict[str, dataclasses.Field] = {f.name: f for f in dataclasses.fields(Config)}
 
 _TYPES: dict[Any, str] = {
@@ -319,12 +330,6 @@ _TYPES: dict[Any, str] = {
     str: "a string",
     tuple[int, ...]: "a comma-separated list of integers",
 }
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _has_type(field: dataclasses.Field, value: Any) -> bool:

@@ -89,7 +89,7 @@ def define_model(values: flags.FlagValues, group: str) -> None:
     """Defines the flags of the verbs that read a model directory."""
     mine: dict = {"flag_values": values, "module_name": group}
     text = "Model directory to read."
-    flags.DEFINE(_PathParser(), "model_dir", "out", text, **mine)
+    flags.DEFINE(PathParser(), "model_dir", "out", text, **mine)
     text = "Runtime to use: auto is litert where it is installed, else tensorflow."
     flags.DEFINE_enum("runtime", "auto", RUNTIMES, text, **mine)
 
@@ -200,12 +200,13 @@ class _SwitchParser(flags.ArgumentParser):
         return "bool or auto"
 
 
-class _PathParser(flags.ArgumentParser):
+class PathParser(flags.ArgumentParser):
     """Parses a path, which an empty string is not."""
 
     syntactic_help = "a path"
 
     def parse(self, argument: str) -> str:
+        """Returns the path."""
         if not argument:
             raise ValueError
         return argument

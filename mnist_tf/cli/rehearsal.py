@@ -24,8 +24,8 @@ def rehearse(configs: Sequence[Config]) -> None:
     done = subprocess.run([sys.executable, "-m", __name__], input=settings, text=True)
     if done.returncode < 0:
         raise UserError(
-            f"the check of the settings was killed by signal {-done.returncode}; is "
-            "there enough memory?"
+            f"the check of the settings was killed by signal {-done.returncode}; it "
+            "probably ran out of memory"
         )
     if done.returncode:
         sys.exit(done.returncode)

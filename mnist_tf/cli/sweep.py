@@ -9,23 +9,26 @@ on with a sweep that was interrupted; --show shows what a sweep has found so far
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from absl import flags
 
 from mnist_tf.cli import parsing
 from mnist_tf.cli.rehearsal import rehearse
 from mnist_tf.config import SETTINGS, Config
-from mnist_tf.errors import UserError, unknown_name
+from mnist_tf.errors import UserError, say, unknown_name
 from mnist_tf.sweeps import space as spaces
 from mnist_tf.sweeps.statistics import MOST
 
 if TYPE_CHECKING:
     from mnist_tf.sweeps.study import Sweep
 
+T = TypeVar("T")
+
 _PLAN = ("trials", "sampler", "pruner")  # kept for when the sweep goes on
+_NEEDED = ("optuna", "matplotlib")
 _FORMATS = ("table", "csv", "json")
 
 
@@ -34,30 +37,52 @@ def main(argv: Sequence[str]) -> None:
     values = parsing.parse(argv, __doc__ or "", _define, _checked)
     import optuna
 
-    from mnist_tf.sweeps import final, scheduler
-    from mnist_tf.sweeps.study import Sweep
+    from mnist_tf.sweeps.storage import UNREACHABLE, reason
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    folder, setup = Path(values["sweep_dir"]), values["setup"]
+    try:
+        _run(values)
+    except UNREACHABLE as error:
+        raise UserError(
+            f"the storage cannot be reached ({reason(error)}); start the same command "
+            "again when it can"
+        ) from error
+
+
+def _run(values: parsing.Values) -> None:
+    from mnist_tf.sweeps import final, scheduler
+    from mnist_tf.sweeps.study import Setup, Sweep
+
+    folder, form = Path(values["sweep_dir"]), values["format"]
     if values["show"]:
-        _show(Sweep(folder, values["storage"]), values["format"])
+        _show(Sweep(folder, values["storage"]), form)
         return
-    if setup and not Sweep.is_in(folder):
-        configs = [setup.config, *spaces.variants(setup.config, setup.space)]
-        rehearse(configs)
-    given = {name: values[name] for name in _PLAN if values[name] is not None}
-    sweep = Sweep(folder, values["storage"], setup, **given)
-    scheduler.run(sweep, values["workers"])
-    _show(sweep, values["format"])
+    setup = None
+    if values["space"]:
+        objectives = values["objective"] or ("accuracy",)
+        setup = Setup(values["config"], values["space"], objectives)
+        if not Sweep.is_in(folder):
+            rehearse([setup.config, *spaces.variants(setup.config, setup.space)])
+    plan = {name: values[name] for name in _PLAN if values[name] is not None}
+    sweep = Sweep(folder, values["storage"], setup, **plan)
     if values["final"]:
-        print(final.run(sweep, values["final"], values["workers"]))
+        final.check(sweep)
+    scheduler.run(sweep, values["workers"])
+    _show(sweep, form)
+    if values["final"]:
+        found = final.run(sweep, values["final"], values["workers"])
+        if form == "table":
+            print(found)
+        else:  # standard output is for the leaderboard
+            say(found)
 
 
 # fmt: off
 def _define(values: flags.FlagValues) -> None:
     mine: dict = {"flag_values": values, "module_name": "Sweep"}
-    flags.DEFINE_string(
-        "sweep_dir", "sweep", "Directory of the sweep: trials, logs, results.", **mine)
+    flags.DEFINE(
+        parsing.PathParser(), "sweep_dir", "sweep", "Directory of the sweep: trials, "
+        "logs, results.", **mine)
     flags.DEFINE_multi_string(
         "search", [], "A setting and what to try: setting=low:high, "
         "setting=log:low:high (a range of logarithms), setting=a,b,c (choices), or "
@@ -67,15 +92,15 @@ def _define(values: flags.FlagValues) -> None:
         "trials", None, "Number of trials in all. By default 20 or, of a grid, all of "
         "it.", 1, **mine)
     flags.DEFINE_list(
-        "objective", ["accuracy"], "What to optimise: accuracy or loss on the "
+        "objective", None, "What to optimise: accuracy (the default) or loss on the "
         "validation split, or images_per_second. Two of them, as in "
         "accuracy,images_per_second, give a Pareto front.", **mine)
     flags.DEFINE_enum(
-        "sampler", None, ["tpe", "random", "grid"], "How to choose the settings of a "
+        "sampler", None, spaces.SAMPLERS, "How to choose the settings of a "
         "trial: tpe (by what was good before, the default), random, or grid (all "
         "combinations).", **mine)
     flags.DEFINE_enum(
-        "pruner", None, ["none", "median", "hyperband"], "Which trials to end early, "
+        "pruner", None, spaces.PRUNERS, "Which trials to end early, "
         "by the objective after each epoch: none (the default), median (those worse "
         "than half of the others) or hyperband (most of them soon).", **mine)
     flags.DEFINE_integer(
@@ -96,49 +121,63 @@ def _define(values: flags.FlagValues) -> None:
 # fmt: on
 
 
-def _checked(values: parsing.Values) -> dict[str, Any]:
-    """Returns the flags of the sweep, and its `setup` in place of the others."""
-    if not importlib.util.find_spec("optuna"):
-        raise UserError("sweeps need Optuna; pip install 'mnist_tf[sweep]'")
-    from mnist_tf.sweeps.study import OBJECTIVES, Setup
+def _checked(values: parsing.Values) -> parsing.Values:
+    """Returns the flags of the sweep with `space` and `config` in place of the others.
 
+    Both are None where the sweep that is there goes on.
+    """
+    missing = [name for name in _NEEDED if not importlib.util.find_spec(name)]
+    if missing:
+        raise UserError(
+            f"sweeps need {' and '.join(missing)}; pip install 'mnist_tf[sweep]'"
+        )
     settings = {name: values.pop(name) for name in SETTINGS if name in values}
-    searches, objectives = values["search"], tuple(values["objective"])
-    values["setup"] = None
-    problems = [
-        unknown_name("--objective", name, OBJECTIVES)
-        for name in objectives
-        if name not in OBJECTIVES
-    ]
-    if not 1 <= len(set(objectives)) == len(objectives) <= 2:
-        problems.append(
-            f"--objective must be one or two names (got {','.join(objectives)})"
-        )
-    elif values["pruner"] not in (None, "none") and not problems:
-        (name, *others) = objectives
-        if others or not OBJECTIVES[name][1]:
+    values |= {"space": None, "config": None}
+    problems = []
+
+    def check(call: Callable[..., T], *arguments: Any) -> T | None:
+        try:
+            return call(*arguments)
+        except UserError as error:
+            problems.append(str(error))
+            return None
+
+    if values["objective"] is not None:
+        values["objective"] = check(_objectives, values["objective"])
+    if values["search"]:
+        config = check(lambda: Config(**settings))
+        space = check(spaces.parse, values["search"])
+        if config and space:
+            check(spaces.variants, config, space)
+            values |= {"space": space, "config": config}
+        if space and values["sampler"] == "grid":
+            check(spaces.grid, space)
+        objectives = values["objective"] or ("accuracy",)
+        check(spaces.check_pruner, values["pruner"] or "none", objectives)
+    else:
+        given = [n for n in settings if settings[n] != SETTINGS[n].default]
+        given += ["objective"] if values["objective"] else []
+        if given:
             problems.append(
-                f"--pruner={values['pruner']} needs one objective that each epoch has, "
-                f"accuracy or loss (got {','.join(objectives)}); use --pruner=none"
+                f"--{given[0]} is given without --search; add what to search, or omit "
+                "it to go on with the sweep that is there"
             )
-    changed = [n for n, value in settings.items() if value != SETTINGS[n].default]
-    if not searches and changed and not values["show"]:
-        problems.append(
-            f"--{changed[0]} is given without --search; add what to search, or go on "
-            "with a sweep without settings"
-        )
-    try:
-        if searches and not values["show"]:
-            config, space = Config(**settings), spaces.parse(searches)
-            spaces.variants(config, space)
-            if values["sampler"] == "grid":
-                spaces.grid(space)
-            values["setup"] = Setup(config, space, objectives)
-    except UserError as error:
-        problems.append(str(error))
+    if values["show"] and (values["final"] or values["search"]):
+        problems.append("--show only shows; omit it to sweep or to train")
     if problems:
         raise UserError("; ".join(problems))
     return values
+
+
+def _objectives(names: Sequence[str]) -> tuple[str, ...]:
+    for name in names:
+        if name not in spaces.OBJECTIVES:
+            raise UserError(unknown_name("--objective", name, spaces.OBJECTIVES))
+    if not 1 <= len(set(names)) == len(names) <= 2:
+        raise UserError(
+            f"--objective must be one or two names (got {','.join(names)!r})"
+        )
+    return tuple(names)
 
 
 def _show(sweep: "Sweep", form: str) -> None:

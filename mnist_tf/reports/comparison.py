@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mnist_tf.config import as_text
+
 _PLACES = {
     "model_dir", "log_dir", "cache_dir", "resume", "overwrite", "publish", "keep"
 }  # fmt: skip
@@ -184,11 +186,7 @@ def _traits(run: Run) -> dict[str, Any]:
 
 
 def _as_flag(value: Any) -> str:
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "" if value is None else str(value)
+    return "" if value is None else as_text(value)
 
 
 def _by_name(

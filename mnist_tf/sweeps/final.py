@@ -5,7 +5,6 @@ import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mnist_tf import artifact
@@ -18,61 +17,95 @@ from mnist_tf.sweeps.statistics import lower_bound
 from mnist_tf.sweeps.study import Sweep
 
 _RESULT = "final.json"
+_CLAIM, _FOUND = "mnist_tf_final", "mnist_tf_final_found"  # attributes of the study
 _POLL_SECONDS = 0.05
 _END_SECONDS = 10.0
+
+
+def check(sweep: Sweep) -> None:
+    """Rejects a sweep whose settings cannot be trained on all training images.
+
+    Raises:
+      UserError: they need validation images.
+    """
+    config, space = sweep.setup.config, sweep.setup.space
+    for name in ("early_stopping", "restore_best_weights"):
+        if getattr(config, name) or name in space:
+            raise UserError(
+                f"--final trains on all training images, but --{name} needs some for "
+                "validation; omit --final, and train best.cfg yourself"
+            )
 
 
 def run(sweep: Sweep, seeds: int, workers: int) -> str:
     """Trains the best settings with so many seeds; returns what they reach, as text.
 
-    The runs are in `final/0007-1` and so on, the result in final.json. Once that is
-    there, it is only told again: who chooses by the test split learns nothing from it.
+    It does so once in a sweep: the trial and the seeds are recorded before the first
+    run, and later calls go on with them or tell the result again. For who chooses by
+    the test split learns nothing from it. The runs are in `final/0007-1` and so on, the
+    result in the storage and in final.json.
 
     Raises:
-      UserError: no trial is complete, or a run has failed.
+      UserError: no trial is complete, others are still running, or a run has failed.
       Interrupted: SIGINT or SIGTERM arrived; the same command goes on.
     """
-    path = sweep.folder / _RESULT
-    best = sweep.best()[0]
-    if path.exists():
-        found = _read(path)
-        if found["trial"] != best.number:
-            say(
-                f"warning: {path} is of trial {found['trial']}; the best one is now "
-                f"trial {best.number}, but the test split has been looked at"
+    check(sweep)
+    study, best = sweep.study, sweep.best()[0]
+    if _CLAIM not in study.user_attrs:
+        running = [t.number for t in sweep.trials() if not t.state.is_finished()]
+        if running:
+            raise UserError(
+                f"--final must wait for trials {', '.join(map(str, running))}, which "
+                "run on another machine; start it again when they have ended"
             )
-        return _describe(found)
-    config = dataclasses.replace(
-        sweep.config(best),
-        validation_split=0.0,
-        # They need validation images.
-        early_stopping=0,
-        restore_best_weights=False,
-        strategy="single",
-    )
+        claim = {"trial": best.number, "seeds": list(range(1, seeds + 1))}
+        study.set_user_attr(_CLAIM, claim | {"folder": sweep.id})
+    claim = study.user_attrs[_CLAIM]
+    if claim["trial"] != best.number:
+        say(
+            f"warning: the test split was looked at for trial {claim['trial']}, which "
+            f"was the best; it is trial {best.number} now"
+        )
+    found = study.user_attrs.get(_FOUND)
+    if found is None:
+        if claim["folder"] != sweep.id:
+            raise UserError(
+                "--final was started on another machine; start it there again"
+            )
+        found = _measure(sweep, claim, workers)
+        study.set_user_attr(_FOUND, found)
+    replace(sweep.folder / _RESULT, json.dumps(found, indent=2) + "\n")
+    return _describe(found)
+
+
+def _measure(sweep: Sweep, claim: Mapping[str, Any], workers: int) -> dict[str, Any]:
+    """Trains with each seed; returns the content of final.json."""
+    number, seeds = claim["trial"], claim["seeds"]
+    config = sweep.config(sweep.study.get_trials(deepcopy=False)[number])
     configs = [
         dataclasses.replace(
             config,
+            validation_split=0.0,
+            strategy="single",
             seed=seed,
-            model_dir=str(sweep.folder / "final" / f"{best.number:04d}-{seed}"),
+            model_dir=str(sweep.folder / "final" / f"{number:04d}-{seed}"),
             log_dir=str(sweep.folder / "logs" / "final"),
         )
-        for seed in range(1, seeds + 1)
+        for seed in seeds
     ]
     accuracies = [each["test"]["accuracy"] for each in _train(configs, workers)]
     images = artifact.read(configs[0].model_dir).description["dataset"]["images"]
     found = {
-        "trial": best.number,
-        "seeds": [config.seed for config in configs],
+        "trial": number,
+        "seeds": seeds,
         "train_images": images["train"],
         "test_accuracy": accuracies,
         "mean": statistics.mean(accuracies),
     }
-    if seeds > 1:
+    if len(seeds) > 1:
         found["standard_deviation"] = statistics.stdev(accuracies)
         found["lower_bound"] = lower_bound(accuracies)
-    replace(path, json.dumps(found, indent=2) + "\n")
-    return _describe(found)
+    return found
 
 
 def _train(configs: Sequence[Config], workers: int) -> list[Mapping[str, Any]]:
@@ -90,6 +123,8 @@ def _train(configs: Sequence[Config], workers: int) -> list[Mapping[str, Any]]:
                     outcome = process.poll()
                     if outcome and not outcome.metrics:
                         raise UserError(f"{process.model_dir}: {outcome.reason}")
+                    if outcome and "test" not in (outcome.metrics or {}):
+                        raise UserError("--final needs test images; the data have none")
                     if outcome and outcome.metrics:
                         found[run] = outcome.metrics
                         del slots[slot]
@@ -107,17 +142,6 @@ def _train(configs: Sequence[Config], workers: int) -> list[Mapping[str, Any]]:
             done = f"{len(found)} of {len(configs)} final runs done"
             raise Interrupted(signals.signum, f"{done}; start again to go on")
     return [found[run] for run in range(len(configs))]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        _describe(found)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}); restore it from a copy"
-        ) from error
-    return found
 
 
 def _describe(found: Mapping[str, Any]) -> str:

@@ -13,11 +13,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from mnist_tf.artifact import sync
-from mnist_tf.config import SETTINGS
+from mnist_tf.config import SETTINGS, as_text
 from mnist_tf.errors import UserError
 from mnist_tf.run.manifest import git_commit
 from mnist_tf.sweeps import space as spaces
-from mnist_tf.sweeps.study import OBJECTIVES, Sweep
+from mnist_tf.sweeps.space import OBJECTIVES
+from mnist_tf.sweeps.study import Sweep
 
 BEST = "best.cfg"
 _SHOWN = 20  # rows of the table
@@ -35,8 +36,8 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
     """Returns an object for each trial, the best first, then those not complete.
 
     Keys are `rank` (null unless complete; with two objectives, 1 for all of the Pareto
-    front), `trial`, `state`, `epochs` that were reported, the figures on the validation
-    split, the searched settings and `reason`.
+    front), `trial`, `state`, `epochs_done` before a trial ended, the figures on the
+    validation split, the searched settings and `reason`.
     """
     front = {t.number for t in sweep.best()} if _complete(sweep) else set()
     several = len(sweep.setup.objectives) > 1
@@ -51,7 +52,7 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
                 "rank": rank if complete else None,
                 "trial": trial.number,
                 "state": _STATES[trial.state],
-                "epochs": trial.last_step,
+                "epochs_done": trial.last_step,
                 **{name: figures.get(name) for name in _FIGURES},
                 **{name: trial.params.get(name) for name in sweep.setup.space},
                 "reason": trial.user_attrs.get("reason", ""),
@@ -125,8 +126,8 @@ def best_flags(sweep: Sweep) -> str:
     ]
     if others:
         comments.append(
-            f"Best by {sweep.objective}; on the Pareto front are "
-            f"{len(others)} more: trials {', '.join(str(t.number) for t in others)}."
+            f"It is the best by {sweep.objective}; the Pareto front also has trials "
+            f"{', '.join(str(trial.number) for trial in others)}."
         )
     flags = config.to_flags()
     fixed = [n for n in flags if n not in searched and n not in spaces.FIXED]
@@ -135,7 +136,7 @@ def best_flags(sweep: Sweep) -> str:
     lines.append("# Searched:")
     # A value that is the default belongs here, too.
     for name in sweep.setup.space:
-        text = flags.get(name) or _as_flag(SETTINGS[name].default)
+        text = flags.get(name, as_text(SETTINGS[name].default))
         lines.append(f"--{name}={text}")
     return "\n".join(lines) + "\n"
 
@@ -148,7 +149,7 @@ def write(sweep: Sweep) -> list[Path]:
     """
     found = rows(sweep)
     buffer = io.StringIO()
-    names = ("rank", "trial", "state", "epochs", *_FIGURES, *sweep.setup.space)
+    names = ("rank", "trial", "state", "epochs_done", *_FIGURES, *sweep.setup.space)
     writer = csv.DictWriter(buffer, [*names, "reason"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(found)
@@ -209,13 +210,7 @@ def _shown(name: str, value: Any) -> str:
         return f"{value:,.0f}"
     if name == "seconds":
         return f"{value:.1f}"
-    return f"{value:.4g}" if isinstance(value, float) else _as_flag(value)
-
-
-def _as_flag(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else as_text(value)
 
 
 def _widths(lines: list[list[str]]) -> list[int]:

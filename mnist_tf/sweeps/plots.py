@@ -16,8 +16,6 @@ _WIDTH, _HEIGHT = 9.0, 5.0  # inches
 def write(sweep: Sweep) -> list[Path]:
     """Writes the plots into the folder `plots` of the sweep; returns their paths.
 
-    There are none of a single complete trial.
-
     Raises:
       UserError: they cannot be written.
     """

@@ -26,7 +26,7 @@ _ATTEMPTS = 3  # without a further step in between
 _AGAIN_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 # In what a run says when it cannot write.
-_DISK_FULL = ("free some space", os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+_DISK_FULL = ("of disk space", os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 _KILLED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM,
            -signal.SIGKILL, -signal.SIGHUP)  # fmt: skip
 
@@ -68,7 +68,7 @@ class TrialProcess:
         self._printed = 0
         self._not_before = 0.0
         self._failures: list[int] = []  # the epoch that each killed process reached
-        self._pruned = False
+        self._pruned = self._told = False
         if not self._finished():
             self._start()
 
@@ -101,13 +101,13 @@ class TrialProcess:
 
     def prune(self) -> None:
         """Tells the run to end early."""
-        if not self._pruned:  # a second signal would end it without a checkpoint
-            self._pruned = True
-            self.terminate()
+        self._pruned = True
+        self.terminate()
 
     def terminate(self) -> None:
         """Tells the process to save a checkpoint and to end."""
-        if self._process:
+        if self._process and not self._told:  # a second signal would end it at once
+            self._told = True
             self._process.terminate()
 
     def wait(self, seconds: float) -> None:
@@ -120,6 +120,7 @@ class TrialProcess:
                 self._process.wait()
 
     def _start(self) -> None:
+        self._told = False
         package = (__package__ or "").partition(".")[0]
         flags = [f"--{name}={text}" for name, text in self.config.to_flags().items()]
         self.model_dir.mkdir(parents=True, exist_ok=True)
@@ -155,7 +156,7 @@ class TrialProcess:
             number = abs(code) % 128
             return Outcome(
                 reason=f"killed {_ATTEMPTS} times by {signal.Signals(number).name} "
-                f"{where}; did the memory suffice?"
+                f"{where}; out of memory?"
             )
         if code == 1 and " is in use by " in line:
             # The process of a sweep that was killed has not ended yet.

@@ -1,6 +1,7 @@
 """Runs the trials of a sweep, several at once, whatever happens to them or to it."""
 
 import dataclasses
+import errno
 import statistics
 import sys
 import time
@@ -13,6 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
+from mnist_tf.config import as_text
 from mnist_tf.errors import Interrupted, UserError, say
 from mnist_tf.run.manifest import format_metric
 from mnist_tf.run.signals import GracefulStop
@@ -20,6 +22,7 @@ from mnist_tf.sweeps.process import DiskFullError, Outcome, TrialProcess
 from mnist_tf.sweeps.storage import UNREACHABLE, reason
 from mnist_tf.sweeps.study import Sweep
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _POLL_SECONDS = 0.05
 _EPOCH_SECONDS = 0.25  # between two looks for a finished epoch
 _IDLE_SECONDS = 1.0  # between two looks for a trial to run
@@ -45,8 +48,10 @@ def run(sweep: Sweep, workers: int) -> None:
             while not signals.signum and scheduler.tick():
                 time.sleep(_POLL_SECONDS)
         except (DiskFullError, OSError) as error:
+            full = isinstance(error, DiskFullError) or error.errno in _FULL
+            mend = "free some space" if full else "mend that"
             raise UserError(
-                f"the sweep has stopped ({error}); free some space and start it again"
+                f"the sweep has stopped ({error}); {mend} and start it again"
             ) from error
         finally:
             scheduler.end()
@@ -239,7 +244,7 @@ class _Progress:
             text += f"; best {format_value(self.sweep, best)} (trial {best.number})"
         seconds = _seconds_left(self.all, self.wanted)
         if seconds:
-            text += f"; left {_clock(seconds)}"
+            text += f"; {_clock(seconds)} left"
         return text
 
     def close(self) -> None:
@@ -278,11 +283,11 @@ def _seconds_left(trials: Iterable[FrozenTrial], count: int) -> float | None:
         return None
     running = sum(trial.state == TrialState.RUNNING for trial in trials)
     # One has just ended, and the next takes its place.
-    return statistics.median(took) * (count - len(took)) / (running + 1)
+    return statistics.median(took) * max(0, count - len(took)) / (running + 1)
 
 
 def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else as_text(value)
 
 
 def _clock(seconds: float) -> str:

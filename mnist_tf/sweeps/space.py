@@ -1,4 +1,4 @@
-"""The search space: which settings a sweep varies, and how.
+"""The search space: which settings a sweep varies, how, and for what.
 
 learning_rate=log:0.003:0.03     a range, here of logarithms
 units=32:256                     integers, where the setting is one
@@ -9,9 +9,9 @@ filters=8,16,32/16,32,64         choices of a setting that is a list itself
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from mnist_tf.config import SETTINGS, Config, Switch
+from mnist_tf.config import SETTINGS, Config, Switch, as_text
 from mnist_tf.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -22,6 +22,15 @@ FIXED = (
     "model_dir", "log_dir", "resume", "overwrite", "publish", "keep", "evaluate_test",
     "strategy", "cluster_timeout",
 )  # fmt: skip
+
+SAMPLERS = ("tpe", "random", "grid")
+PRUNERS = ("none", "median", "hyperband")
+# The direction of each objective, and whether there is a value for each epoch.
+OBJECTIVES: dict[str, tuple[Literal["maximize", "minimize"], bool]] = {
+    "accuracy": ("maximize", True),
+    "loss": ("minimize", True),
+    "images_per_second": ("maximize", False),
+}
 
 Value = bool | int | float | str  # what Optuna stores; a list of integers is a string
 _FORMS = "low:high, log:low:high or a,b,c"
@@ -66,8 +75,7 @@ class Choices:
         return self.values
 
     def __str__(self) -> str:
-        texts = [str(v).lower() if isinstance(v, bool) else str(v) for v in self.values]
-        return self.separator.join(texts)
+        return self.separator.join(map(as_text, self.values))
 
 
 Space = Mapping[str, Range | Choices]
@@ -84,6 +92,8 @@ def parse(searches: Sequence[str]) -> dict[str, Range | Choices]:
     for text in searches:
         name, _, values = text.partition("=")
         try:
+            if not values:
+                raise UserError(f"--search needs setting=values (got {text!r})")
             if name in FIXED:
                 raise UserError(f"--search={text}: the sweep sets --{name} itself")
             if name not in SETTINGS:
@@ -95,6 +105,20 @@ def parse(searches: Sequence[str]) -> dict[str, Range | Choices]:
     if problems:
         raise UserError("; ".join(problems))
     return space
+
+
+def check_pruner(pruner: str, objectives: Sequence[str]) -> None:
+    """Rejects a pruner where the objective is not known after each epoch.
+
+    Raises:
+      UserError: there are two objectives, or one that is only measured at the end.
+    """
+    by_epoch = len(objectives) == 1 and OBJECTIVES[objectives[0]][1]
+    if pruner != "none" and not by_epoch:
+        raise UserError(
+            f"--pruner={pruner} needs one objective that is measured every epoch, "
+            f"accuracy or loss (got {','.join(objectives)}); use --pruner=none"
+        )
 
 
 def with_values(config: Config, values: Mapping[str, Value]) -> Config:
@@ -156,7 +180,10 @@ def _parse_values(name: str, text: str) -> Range | Choices:
         try:
             low, high = (_parse_value(name, end) for end in ends)
         except ValueError:
-            raise UserError(f"{where} must be low:high or log:low:high") from None
+            of = "integers" if kind is int else "numbers"
+            raise UserError(
+                f"{where} must be low:high or log:low:high, of {of}"
+            ) from None
         if not low < high:
             raise UserError(f"{where} is empty; the first number must be the lower one")
         if log and low <= 0:

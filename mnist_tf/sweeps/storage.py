@@ -68,6 +68,13 @@ def open_storage(folder: Path, url: str) -> BaseStorage:
         ) from error
 
 
+def without_password(url: str) -> str:
+    """Returns a URL as it may be kept in a file."""
+    if not url:
+        return ""
+    return make_url(url)._replace(password=None).render_as_string()
+
+
 def reason(error: BaseException) -> str:
     """Returns the first line of what the database says."""
     while error.__cause__:

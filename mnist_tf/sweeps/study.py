@@ -1,36 +1,31 @@
 """A sweep in Optuna's storage: its trials, what they are to do and what they did."""
 
 import dataclasses
+import json
 import math
-import os
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from mnist_tf.config import Config
+from mnist_tf.config import Config, as_text
 from mnist_tf.errors import UserError
 from mnist_tf.sweeps import space as spaces
-from mnist_tf.sweeps.storage import locked, open_storage
+from mnist_tf.sweeps.space import OBJECTIVES
+from mnist_tf.sweeps.storage import locked, open_storage, without_password
 
-SAMPLERS = ("tpe", "random", "grid")
-PRUNERS = ("none", "median", "hyperband")
-# The direction of each objective, and whether there is a value for each epoch.
-OBJECTIVES: dict[str, tuple[Literal["maximize", "minimize"], bool]] = {
-    "accuracy": ("maximize", True),
-    "loss": ("minimize", True),
-    "images_per_second": ("maximize", False),
-}
 _DEFAULT_PLAN = {"trials": 0, "sampler": "tpe", "pruner": "none"}
 _TRIALS = 20
-_LOCK, _LOCKS, _ID = ".lock", ".locks", ".id"
+_LOCK, _LOCKS = ".lock", ".locks"
+_RECORD = ".sweep.json"  # the ID of the folder, that of its sweep, and the storage
 # Attributes of the study.
 _SETUP, _PLAN = "mnist_tf", "mnist_tf_plan"
 _ADOPT_AFTER = timedelta(minutes=1)
@@ -79,20 +74,22 @@ class Sweep:
 
     Args:
       folder: created if it does not exist.
-      storage: a URL of SQLAlchemy's; "" for a journal in the folder.
+      storage: a URL of SQLAlchemy's; "" for that of before, at first a journal in the
+        folder.
       setup: what is to be searched; None to go on with what was.
       plan: how to search: `trials`, how many there are to be (0 is 20 or, of a grid,
-        all of it), `sampler`, one of `SAMPLERS`, and `pruner`, one of `PRUNERS`. What
-        is missing is as before, at first as in `tpe` without a pruner.
+        all of it), `sampler` and `pruner`. What is missing is as before, at first `tpe`
+        and no pruner.
 
     Attributes:
       study: Optuna's.
       setup: what is searched.
+      id: tells its folder from those of other machines.
       trials_wanted: how many trials there are to be.
 
     Raises:
-      UserError: the folder or the storage holds another sweep, or none if there is no
-        `setup`; or they cannot be used.
+      UserError: the folder or the storage holds another sweep, or there is no sweep and
+        no `setup`; or they cannot be used.
     """
 
     def __init__(
@@ -103,35 +100,52 @@ class Sweep:
         **plan: Any,
     ) -> None:
         self.folder = folder
-        if setup is None and not self.is_in(folder):
+        record = _read_record(folder)
+        if setup is None and not record:
             raise UserError(
                 f"--sweep_dir {folder} holds no sweep; give --search to start one"
             )
+        url = storage or record.get("storage", "")
+        if url:
+            opened = open_storage(folder, url)  # before anything is written
         try:
             (folder / _LOCKS).mkdir(parents=True, exist_ok=True)
             with locked(folder / _LOCK, wait=True):
-                self._id = _folder_id(folder / _ID)
-                self.study, self.setup = _open(folder, storage, setup)
+                if not url:
+                    opened = open_storage(folder, "")
+                self.study, self.setup = _open(folder, opened, record, setup)
+                self.id = _join(folder, self.study, url)
         except OSError as error:
             raise UserError(
-                f"--sweep_dir {folder} cannot be written to ({error.strerror}); free "
-                "some space or choose another"
+                f"--sweep_dir {folder} cannot be written to ({error.strerror}); choose "
+                "another, or free some space if the disk is full"
             ) from error
+        self._plan(plan)
+
+    def _plan(self, given: Mapping[str, Any]) -> None:
+        """Remembers how to search, for when the sweep goes on."""
         before = self.study.user_attrs.get(_PLAN, _DEFAULT_PLAN)
-        if {**before, **plan} != before:
-            self.study.set_user_attr(_PLAN, {**before, **plan})
-        plan = {**before, **plan}
+        plan = {**before, **given}
         self._sampler = plan["sampler"]
+        grids = [each["sampler"] == "grid" for each in (before, plan)]
+        if grids[0] != grids[1] and self.trials():
+            raise UserError(
+                f"--sampler={plan['sampler']} cannot follow {before['sampler']}, as a "
+                "grid counts its own trials only; choose another --sweep_dir"
+            )
+        spaces.check_pruner(plan["pruner"], self.setup.objectives)
         self.study.pruner = _pruner(plan["pruner"], self.setup)
         self.trials_wanted = plan["trials"] or _TRIALS
         if self._sampler == "grid":
             points = math.prod(map(len, spaces.grid(self.setup.space).values()))
             self.trials_wanted = min(plan["trials"] or points, points)
+        if plan != before:
+            self.study.set_user_attr(_PLAN, plan)
 
     @staticmethod
     def is_in(folder: Path) -> bool:
         """Returns whether a sweep was started in the folder."""
-        return (folder / _ID).exists()
+        return (folder / _RECORD).exists()
 
     @property
     def objective(self) -> str:
@@ -182,9 +196,11 @@ class Sweep:
         with locked(self.folder / _LOCK, wait=True):
             for left in self.left(held):
                 if lock.enter_context(self._locked(left.number)):
+                    # First, because a grid gives a trial its place when it is made.
+                    self.study.sampler = self._new_sampler(left.number)
                     trial = optuna.Trial(self.study, left._trial_id)
                     if "folder" not in left.user_attrs:
-                        trial.set_user_attr("folder", self._id)
+                        trial.set_user_attr("folder", self.id)
                     return self._with_values(trial)
                 lock.close()
             if len(self.trials()) >= self.trials_wanted:
@@ -192,7 +208,7 @@ class Sweep:
             self.study.sampler = self._new_sampler(0)
             trial = self.study.ask()
             lock.enter_context(self._locked(trial.number))
-            trial.set_user_attr("folder", self._id)
+            trial.set_user_attr("folder", self.id)
             return self._with_values(trial)
 
     def left(self, held: Sequence[int] = ()) -> list[FrozenTrial]:
@@ -207,7 +223,7 @@ class Sweep:
             if owner is None and trial.datetime_start:
                 # Whoever started it was cut off from the storage at that moment.
                 return now - trial.datetime_start > _ADOPT_AFTER
-            return owner == self._id
+            return owner == self.id
 
         return [
             trial
@@ -224,12 +240,11 @@ class Sweep:
         if len(self.setup.objectives) > 1 or not OBJECTIVES[self.objective][1]:
             return False
         reported = self._frozen(trial).intermediate_values
-        new = [row for row in history if row["epoch"] not in reported]
-        for row in new:
-            trial.report(row[f"validation_{self.objective}"], int(row["epoch"]))
+        for row in history:
+            if row["epoch"] not in reported:
+                trial.report(row[f"validation_{self.objective}"], int(row["epoch"]))
         # After the last epoch there is nothing to save by pruning.
-        running = len(history) < self.config(trial).epochs
-        return bool(new) and running and trial.should_prune()
+        return 0 < len(history) < self.config(trial).epochs and trial.should_prune()
 
     def complete(self, trial: optuna.Trial, metrics: Mapping[str, Any]) -> None:
         """Records what a trial has reached: the content of its metrics.json."""
@@ -300,19 +315,15 @@ class _GridSampler(optuna.samplers.GridSampler):
         """Does nothing."""
 
 
-def _open(folder: Path, url: str, setup: Setup | None) -> tuple[optuna.Study, Setup]:
+def _open(
+    folder: Path, storage: BaseStorage, record: Mapping[str, str], setup: Setup | None
+) -> tuple[optuna.Study, Setup]:
     """Opens the study, or creates it with the setup."""
-    storage = open_storage(folder, url)
-    names = optuna.get_all_study_names(storage)
-    name = folder.resolve().name
-    if not url and names:  # the folder may have been renamed
-        name = names[0]
-    if name not in names:
-        if setup is None:
-            raise UserError(
-                f"the storage holds no sweep called {name!r}; give --search to start "
-                "one, or the --storage that it was started with"
-            )
+    # The folder may have been renamed since.
+    name = record.get("study") or folder.resolve().name
+    if name not in optuna.get_all_study_names(storage):
+        if setup is None or record:
+            raise _other_storage(folder)
         directions = [OBJECTIVES[each][0] for each in setup.objectives]
         optuna.create_study(
             storage=storage, study_name=name, directions=directions, load_if_exists=True
@@ -328,7 +339,7 @@ def _open(folder: Path, url: str, setup: Setup | None) -> tuple[optuna.Study, Se
         with warnings.catch_warnings():  # it is experimental
             warnings.simplefilter("ignore")
             study.set_metric_names(list(setup.objectives))
-        study.set_user_attr(_SETUP, setup.to_dict())
+        study.set_user_attr(_SETUP, setup.to_dict() | {"id": uuid.uuid4().hex})
         return study, setup
     if setup is None:
         return study, Setup.from_dict(found)
@@ -339,8 +350,7 @@ def _open(folder: Path, url: str, setup: Setup | None) -> tuple[optuna.Study, Se
 def _check_same(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Rejects a sweep that is not the one in the folder; names each difference."""
     # A setting that is newer than the sweep had its default.
-    old = {**Config().to_dict(), **was["settings"]}
-    new = {**Config().to_dict(), **now["settings"]}
+    old, new = ({**Config().to_dict(), **each["settings"]} for each in (was, now))
     differ = []
     for name in {**old, **was["search"], **now["search"]}:
         if name in spaces.FIXED:
@@ -348,7 +358,7 @@ def _check_same(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) ->
         sides = [
             f"--search={name}={each['search'][name]}"
             if name in each["search"]
-            else f"--{name}={settings.get(name)}"
+            else f"--{name}={as_text(settings.get(name))}"
             for each, settings in ((was, old), (now, new))
         ]
         if sides[0] != sides[1]:
@@ -363,13 +373,45 @@ def _check_same(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) ->
         )
 
 
-def _folder_id(path: Path) -> str:
-    """Returns what tells this folder from those of other machines."""
-    if not path.exists():
-        partial = path.with_suffix(".tmp")
-        partial.write_text(uuid.uuid4().hex)
-        os.replace(partial, path)
-    return path.read_text()
+def _read_record(folder: Path) -> dict[str, str]:
+    """Returns what the folder says of its sweep; nothing if it holds none."""
+    path = folder / _RECORD
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); restore it from a copy, or choose "
+            "another --sweep_dir"
+        ) from error
+    if (folder / "trials").exists():
+        raise UserError(
+            f"--sweep_dir {folder} holds trials, but not {_RECORD}, which says of what "
+            "sweep; choose another directory"
+        )
+    return {}
+
+
+def _join(folder: Path, study: optuna.Study, url: str) -> str:
+    """Ties the folder to its sweep; returns what tells it from other machines'."""
+    record, sweep = _read_record(folder), study.user_attrs[_SETUP]["id"]
+    if not record:
+        record = {"folder": uuid.uuid4().hex, "sweep": sweep, "study": study.study_name}
+        record["storage"] = without_password(url)
+        partial = (folder / _RECORD).with_suffix(".tmp")
+        partial.write_text(json.dumps(record), encoding="utf-8")
+        partial.replace(folder / _RECORD)
+    if record["sweep"] != sweep:
+        raise _other_storage(folder)
+    return record["folder"]
+
+
+def _other_storage(folder: Path) -> UserError:
+    return UserError(
+        f"--sweep_dir {folder} belongs to a sweep in another storage; give the "
+        "--storage that it was started with, or choose another directory"
+    )
 
 
 def _pruner(name: str, setup: Setup) -> optuna.pruners.BasePruner:

@@ -128,7 +128,7 @@ def test_each_trial_is_an_ordinary_model_directory(swept):
         assert found.config.epochs == 2
         metrics = artifact.read_metrics(model_dir)
         assert metrics["validation"]["accuracy"] == row["accuracy"]
-        assert len(metrics["history"]) == row["epochs"] == 2
+        assert len(metrics["history"]) == row["epochs_done"] == 2
         logs = folder / "logs" / f"{row['trial']:04d}"
         assert len(list(logs.glob("*/train/events.*"))) >= 1
 
@@ -143,7 +143,7 @@ def test_the_test_images_are_not_looked_at(swept):
 def test_progress_says_what_was_and_what_is_to_come(swept):
     _, (_, err) = swept
     assert len(re.findall(r"(?m)^trial \d+ +accuracy \d+\.\d\d%  learning_rate=", err))
-    assert re.search(r"\d of 4 done.*; best accuracy .*; left 0:\d\d", err)
+    assert re.search(r"\d of 4 done.*; best accuracy .*; 0:\d\d left", err)
 
 
 def test_the_leaderboard_is_a_table_csv_and_json(swept):
@@ -231,9 +231,12 @@ def test_the_test_images_are_looked_at_once(swept):
     line = out.splitlines()[-1]
     assert f"4,500 training images, 2 seeds: test accuracy {mean:.2%} ± " in line
     before = contents(folder / "final")
-    again, _ = run(folder, "--final=3")
-    assert again.splitlines()[-1] == line
+    (folder / "final.json").unlink()
+    again, err = run(folder, "--final=3", "--format=json")
+    assert err.splitlines()[-1] == line
+    assert json.loads(again)["trials"] == rows(folder)
     assert contents(folder / "final") == before
+    assert json.loads((folder / "final.json").read_text()) == found
 
 
 def test_a_signal_ends_the_sweep_and_saves_its_trials(tmp_path):
@@ -285,14 +288,18 @@ def test_a_full_disk_stops_the_sweep_which_goes_on_later(tmp_path):
         (["--objective=acuracy"], "(got 'acuracy'; did you mean 'accuracy'?)"),
         (["--objective=loss,loss"], "--objective must be one or two names"),
         (
-            ["--objective=images_per_second", "--pruner=median"],
-            "--pruner=median needs one objective that each epoch has",
+            ["--objective=images_per_second", "--pruner=median", *SEARCH],
+            "--pruner=median needs one objective that is measured every epoch",
         ),
         (["--search=dropout=0:0.5", "--sampler=grid"], "write --search=dropout=a,b,c"),
         (
             ["--search=epochs=0:2", "--objective=los", "--dropout=x"],
             "--dropout must be a finite number (got 'x'); --objective must be one of",
         ),
+        (["--objective=loss"], "--objective is given without --search"),
+        (["--show", "--final=2"], "--show only shows; omit it to sweep or to train"),
+        (["--sweep_dir=", *SEARCH], "--sweep_dir must be a path (got '')"),
+        (["--search="], "--search needs setting=values (got '')"),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_written(refused, flags, words):
@@ -320,9 +327,11 @@ def test_what_only_the_data_tell_is_known_before_the_first_trial(
 
 
 @pytest.mark.fault
-def test_without_optuna_the_extra_is_named(tmp_path):
+@pytest.mark.parametrize("name", ["optuna", "matplotlib"])
+def test_what_is_missing_is_named_with_its_extra(name):
     code = (
-        "import sys; sys.modules['optuna'] = None\n"
+        "import importlib.util as util; find = util.find_spec\n"
+        f"util.find_spec = lambda name: None if name == '{name}' else find(name)\n"
         "from mnist_tf.cli.main import run\n"
         "from mnist_tf.cli.sweep import main\n"
         "run(main)"
@@ -330,7 +339,8 @@ def test_without_optuna_the_extra_is_named(tmp_path):
     command = [sys.executable, "-c", code, "--search=epochs=1:2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == "error: sweeps need Optuna; pip install 'mnist_tf[sweep]'\n"
+    line = f"error: sweeps need {name}; pip install 'mnist_tf[sweep]'\n"
+    assert done.stderr == line
 
 
 def test_only_a_sweep_imports_optuna():
@@ -360,7 +370,7 @@ def test_two_objectives_give_a_pareto_front(tmp_path, capsys):
     assert (folder / "plots" / "pareto_front.png").read_bytes()[:4] == b"\x89PNG"
     text = (folder / "best.cfg").read_text()
     assert "trial 1 of 3" in text
-    assert "# Best by accuracy; on the Pareto front are 1 more: trials 0." in text
+    assert "# It is the best by accuracy; the Pareto front also has trials 0." in text
 
 
 @pytest.mark.fault

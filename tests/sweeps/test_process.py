@@ -111,8 +111,7 @@ def test_a_process_that_is_killed_again_and_again_has_failed(config):
 
     outcome = ended(process, kill)
     assert outcome == Outcome(
-        reason="killed 3 times by SIGKILL before the end of epoch 1; did the memory "
-        "suffice?"
+        reason="killed 3 times by SIGKILL before the end of epoch 1; out of memory?"
     )
     assert len(killed) == 3
 

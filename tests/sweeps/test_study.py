@@ -13,6 +13,7 @@ from mnist_tf.config import Config
 from mnist_tf.errors import UserError
 from mnist_tf.sweeps import study as studies
 from mnist_tf.sweeps.space import parse
+from mnist_tf.sweeps.storage import without_password
 from mnist_tf.sweeps.study import Setup, Sweep
 from tests.conftest import refusal
 
@@ -260,6 +261,29 @@ def test_an_epoch_is_reported_once(tmp_path):
     assert sweep.trials()[0].intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
 
 
+def test_a_decision_to_prune_is_not_lost(tmp_path):
+    plan = {"sampler": "random", "pruner": "median"}
+    sweep = Sweep(tmp_path / "lr", "", setup(epochs=9), **plan)
+    for value in (0.9, 0.9, 0.9, 0.9, 0.9):
+        trial = take(sweep)
+        sweep.report(trial, [{"epoch": 1, "validation_accuracy": value}])
+        sweep.complete(trial, figures())
+    worse = [{"epoch": 1, "validation_accuracy": 0.1}]
+    assert sweep.report(take(sweep), worse)
+    again = Sweep(tmp_path / "lr")  # killed before the trial was told
+    assert again.report(take(again), worse)
+
+
+def test_after_the_last_epoch_nothing_is_pruned(tmp_path):
+    plan = {"sampler": "random", "pruner": "median"}
+    sweep = Sweep(tmp_path / "lr", "", setup(epochs=1), **plan)
+    for value in (0.9, 0.9, 0.9, 0.9, 0.9, 0.1):
+        trial = take(sweep)
+        row = {"epoch": 1, "validation_accuracy": value}
+        assert not sweep.report(trial, [row])
+        sweep.complete(trial, figures())
+
+
 def test_two_objectives_are_not_reported_by_epoch(tmp_path):
     sweep = Sweep(
         tmp_path / "lr", "", setup(objectives=("accuracy", "images_per_second"))
@@ -309,7 +333,7 @@ def test_the_dashboard_reads_the_storage(tmp_path):
             "--search=learning_rate=log:0.001:0.1 is now "
             "--search=learning_rate=log:0.001:0.2",
         ),
-        (setup(*SEARCH[:2]), "--search=flip=true,false is now --flip=False"),
+        (setup(*SEARCH[:2]), "--search=flip=true,false is now --flip=false"),
         (setup(*SEARCH, "units=1:9"), "--units=64 is now --search=units=1:9"),
         (setup(objectives=("loss",)), "--objective=accuracy is now --objective=loss"),
     ],
@@ -344,10 +368,82 @@ def test_a_folder_without_a_sweep_has_nothing_to_go_on_with(tmp_path):
 
 @pytest.mark.fault
 def test_the_storage_must_be_that_of_the_sweep(tmp_path):
-    storage = f"sqlite:///{tmp_path}/trials.db"
-    Sweep(tmp_path / "lr", storage, setup())
-    with pytest.raises(UserError, match="or the --storage that it was started with"):
-        Sweep(tmp_path / "lr")
+    finish(Sweep(tmp_path / "lr", f"sqlite:///{tmp_path}/one.db", setup()), 1)
+    assert len(Sweep(tmp_path / "lr").trials()) == 1  # it is remembered
+    other = f"sqlite:///{tmp_path}/other.db"
+    with pytest.raises(UserError, match="give the --storage that it was started"):
+        Sweep(tmp_path / "lr", other, setup())
+    with pytest.raises(UserError, match="give the --storage that it was started"):
+        Sweep(tmp_path / "lr", other)
+    assert Sweep(tmp_path / "other" / "lr", other, setup()).trials() == []
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        ("journal.log", "belongs to a sweep in another storage"),
+        (".sweep.json", "holds trials, but not .sweep.json"),
+    ],
+)
+def test_trials_of_a_lost_sweep_are_not_taken_for_new_ones(tmp_path, lost, words):
+    folder = tmp_path / "lr"
+    sweep = Sweep(folder, "", setup())
+    sweep.model_dir(0).mkdir(parents=True)
+    (folder / lost).unlink()
+    with pytest.raises(UserError, match=words):
+        Sweep(folder, "", setup())
+
+
+@pytest.mark.fault
+def test_a_damaged_record_is_an_error(tmp_path):
+    Sweep(tmp_path / "lr", "", setup())
+    (tmp_path / "lr" / ".sweep.json").write_text("{")
+    with pytest.raises(UserError, match=r"\.sweep\.json cannot be read"):
+        Sweep(tmp_path / "lr", "", setup())
+
+
+@pytest.mark.fault
+def test_a_storage_out_of_reach_leaves_nothing(tmp_path):
+    url = "postgresql://me@127.0.0.1:9/db"
+    refusal(lambda path: Sweep(path / "lr", url, setup()), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_password_is_not_kept(tmp_path):
+    url = without_password("postgresql://me:secret@host/db")
+    assert url == "postgresql://me@host/db"
+    assert without_password("") == ""
+
+
+@pytest.mark.fault
+def test_a_grid_is_not_mixed_with_other_samplers(tmp_path):
+    searched = setup("units=1:3", "flip=true,false")
+    finish(Sweep(tmp_path / "lr", "", searched, sampler="tpe"), 1)
+    with pytest.raises(UserError, match="--sampler=grid cannot follow tpe"):
+        Sweep(tmp_path / "lr", "", searched, sampler="grid")
+    assert Sweep(tmp_path / "lr").trials_wanted == 20  # it goes on as before
+
+
+@pytest.mark.fault
+def test_a_plan_that_is_refused_is_not_remembered(tmp_path):
+    Sweep(tmp_path / "lr", "", setup())
+    with pytest.raises(UserError, match="--sampler=grid needs choices"):
+        Sweep(tmp_path / "lr", sampler="grid")
+    with pytest.raises(UserError, match="--pruner=median needs one objective"):
+        objectives = ("accuracy", "loss")
+        Sweep(tmp_path / "other", "", setup(objectives=objectives), pruner="median")
+    assert Sweep(tmp_path / "lr").trials_wanted == 20
+
+
+def test_a_grid_gives_a_trial_that_was_just_created_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "_ADOPT_AFTER", datetime.timedelta(0))
+    searched = setup("units=1:3", "flip=true,false")
+    sweep = Sweep(tmp_path / "lr", "", searched, sampler="grid")
+    storage = sweep.study._storage
+    storage.create_new_trial(sweep.study._study_id)  # and then the process was killed
+    found = finish(sweep, 6)
+    assert len({json.dumps(each) for each in found}) == 6
 
 
 @pytest.mark.fault
