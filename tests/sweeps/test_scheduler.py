@@ -1,7 +1,9 @@
 """The scheduler, where no trial runs: what it does with trials that cannot."""
 
 import contextlib
+import io
 import re
+import sys
 import threading
 
 import pytest
@@ -38,25 +40,25 @@ def sweep(tmp_path, monkeypatch):
     """A sweep in a database, with all of its trials done."""
     monkeypatch.setattr(scheduler, "_IDLE_SECONDS", 0.01)
     setup = Setup(Config(), parse(["flip=true,false"]), ("accuracy",))
-    sweep = Sweep(tmp_path / "lr", f"sqlite:///{tmp_path}/trials.db", setup, trials=1)
+    (tmp_path / "database").mkdir()
+    url = f"sqlite:///{tmp_path}/database/trials.db"
+    sweep = Sweep(tmp_path / "lr", url, setup, trials=1)
     sweep.complete(take(sweep), figures())
     return sweep
 
 
 @contextlib.contextmanager
-def out_of_reach(sweep, database):
-    """Puts a directory in the place of the database, which cannot be opened then."""
-    away = database.rename(database.with_name("away"))
-    database.mkdir()
+def out_of_reach(sweep, folder):
+    """Takes the folder of the database away; open connections would go on."""
+    away = folder.rename(folder.with_name("away"))
     sweep.study._storage._backend.engine.dispose()
     yield
-    database.rmdir()
-    away.rename(database)
+    away.rename(folder)
 
 
 def test_a_storage_that_comes_back_is_waited_for(sweep, tmp_path, capsys):
     with contextlib.ExitStack() as stack:
-        stack.enter_context(out_of_reach(sweep, tmp_path / "trials.db"))
+        stack.enter_context(out_of_reach(sweep, tmp_path / "database"))
         back = threading.Timer(0.5, stack.pop_all().close)
         back.start()
         scheduler.run(sweep, workers=1)
@@ -70,7 +72,31 @@ def test_a_storage_that_comes_back_is_waited_for(sweep, tmp_path, capsys):
 def test_a_storage_that_stays_away_ends_the_sweep(sweep, tmp_path, monkeypatch):
     monkeypatch.setattr(scheduler, "_PATIENCE_SECONDS", 0.0)
     with (
-        out_of_reach(sweep, tmp_path / "trials.db"),
+        out_of_reach(sweep, tmp_path / "database"),
         pytest.raises(UserError, match="start the sweep again when it can"),
     ):
         scheduler.run(sweep, workers=1)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_a_bar_below_the_lines(sweep, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    progress = scheduler._Progress(sweep)
+    progress.show(0)
+    progress.close()
+    shown = sys.stderr.getvalue()
+    assert "trial 0    accuracy 90.00%  flip=" in shown
+    assert "100%|" in shown
+    assert "1 of 1 done; best accuracy 90.00% (trial 0)" in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0:00"), (61.9, "1:01"), (3600, "1:00:00"), (7325, "2:02:05")],
+)
+def test_the_time_left_is_a_clock(seconds, shown):
+    assert scheduler._clock(seconds) == shown
