@@ -3,11 +3,14 @@
     mnist_tf evaluate --model_dir=out --split=test [--dataset=... --data_dir=...]
 
 Prints loss, accuracy, precision and recall of each class and the confusion matrix,
-exact over every image. --report=DIR writes a page with pictures, plots and all figures.
+exact over every image. --report=DIR writes a page with pictures, plots and all figures;
+--against=OTHER, which may be repeated, says whether another model is better or worse.
 """
 
 import importlib.util
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from absl import flags
@@ -17,18 +20,19 @@ from mnist_tf import data
 from mnist_tf.cli import parsing
 from mnist_tf.errors import UserError, native_output_hidden, say, warn
 from mnist_tf.predictor import Predictor
-from mnist_tf.reports import evaluation, folder, report
+from mnist_tf.reports import answers, evaluation, folder, paired, report
 
 _NEEDED = ("matplotlib", "jinja2")  # by --report
 
 
 def main(argv: Sequence[str]) -> None:
     """Evaluates as the flags say and prints the report."""
-    values = parsing.parse(argv, __doc__ or "", _define, dict)
+    values = parsing.parse(argv, __doc__ or "", _define, _checked)
     if values["report"]:
         folder.check(values["report"], "--report", report.NAMES)
     with native_output_hidden():
         predictor = Predictor(values["model_dir"], values["runtime"])
+        others = _load_others(predictor, values)
     dataset = _load(predictor, values)
     images, labels = dataset.split(values["split"])
     title = f"data     {dataset.name}, {values['split']}, {len(labels):,} images"
@@ -39,10 +43,11 @@ def main(argv: Sequence[str]) -> None:
             "dataset": dataset.name,
             "split": values["split"],
         }
-        _write(values["report"], predictor, images, labels, title, about)
+        _write(values["report"], predictor, others, images, labels, title, about)
         return
-    found = evaluation.evaluate(predictor.probabilities(images), labels)
-    _print(title, found, predictor)
+    probabilities = predictor.probabilities(images)
+    _print(title, evaluation.evaluate(probabilities, labels), predictor)
+    _compare(others, images, labels, probabilities.argmax(axis=1))
     if values["report"]:
         raise UserError(
             f"--report needs {' and '.join(missing)}, which "
@@ -69,7 +74,54 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "report", "", "Folder to write a report to: a page with pictures and plots, "
         "a row for each image, and all figures. An earlier report is replaced.", **mine)
+    flags.DEFINE_multi_string(
+        "against", [], "Model directory to compare with on the same images; may be "
+        "repeated.", **mine)
 # fmt: on
+
+
+def _checked(values: parsing.Values) -> parsing.Values:
+    given = [str(Path(directory)) for directory in values["against"] if directory]
+    problems = []
+    if len(given) < len(values["against"]):
+        problems.append("--against must be a path (got '')")
+    places = {os.path.realpath(values["model_dir"]): "--model_dir"}
+    for directory in given:
+        place = os.path.realpath(directory)
+        if place in places:
+            problems.append(
+                f"--against {directory} is the same directory as {places[place]}; give "
+                "another"
+            )
+        places.setdefault(place, f"--against {directory}")
+    if problems:
+        raise UserError("; ".join(problems))
+    return {**values, "against": given}
+
+
+def _load_others(predictor: Predictor, values: parsing.Values) -> dict[str, Predictor]:
+    """Loads the models to compare with, and checks that they see the same images."""
+    found = {}
+    for directory in values["against"]:
+        try:
+            other = Predictor(directory, values["runtime"])
+        except UserError as error:
+            line = str(error).removeprefix("--model_dir ")
+            raise UserError(f"--against {line}") from error
+        if other.labels != predictor.labels:
+            raise UserError(
+                f"--against {directory} has the labels {', '.join(other.labels)}, but "
+                f"--model_dir has {', '.join(predictor.labels)}; compare models of the "
+                "same labels"
+            )
+        if other.preprocessing != predictor.preprocessing:
+            raise UserError(
+                f"--against {directory} sees other images ({other.preprocessing}) than "
+                f"--model_dir ({predictor.preprocessing}); compare models of the same "
+                "input"
+            )
+        found[directory] = other
+    return found
 
 
 def _load(predictor: Predictor, values: parsing.Values) -> data.Dataset:
@@ -101,15 +153,15 @@ def _load(predictor: Predictor, values: parsing.Values) -> data.Dataset:
 def _write(
     path: str,
     predictor: Predictor,
+    others: dict[str, Predictor],
     images: np.ndarray,
     labels: np.ndarray,
     title: str,
     about: dict[str, str],
 ) -> None:
+    """Prints the table and writes the report."""
     with folder.replaced(path, "--report", report.NAMES) as place:
-        with tqdm(
-            total=len(images), desc="evaluating", unit=" images", disable=None
-        ) as bar:
+        with _bar(len(images), "evaluating") as bar:
             found = report.find(
                 place,
                 predictor.probabilities,
@@ -119,8 +171,33 @@ def _write(
                 bar.update,
             )
         _print(title, found.evaluation, predictor)
-        report.write(place, found, images, about)
-    say(f"the report is in {path}; open {path.rstrip('/')}/{report.PAGE}")
+        comparisons = _compare(others, images, labels, found.answers)
+        report.write(place, found, images, about, comparisons)
+    say(f"the report is in {path}; open {Path(path) / report.PAGE}")
+
+
+def _compare(
+    others: dict[str, Predictor],
+    images: np.ndarray,
+    labels: np.ndarray,
+    answered: np.ndarray,
+) -> list[paired.Comparison]:
+    """Compares the answers with those of other models and prints how they differ."""
+    found = []
+    for directory, other in others.items():
+        second = np.empty(len(labels), np.int32)
+        with _bar(len(images), directory) as bar:
+            for part, batch in answers.walk(other.probabilities, images, bar.update):
+                second[part] = batch.argmax(axis=1)
+        classes = len(other.labels)
+        found.append(paired.compare(directory, labels, answered, second, classes))
+    if found:
+        print(f"\n{paired.as_text(found, next(iter(others.values())).labels)}")
+    return found
+
+
+def _bar(images: int, what: str) -> tqdm:
+    return tqdm(total=images, desc=what, unit=" images", disable=None, leave=False)
 
 
 def _print(title: str, found: evaluation.Evaluation, predictor: Predictor) -> None:

@@ -68,6 +68,7 @@ class Findings:
       least_sure: right answers of the lowest probability, the lowest first.
       cells: by (label, answer), images that are counted there: right answers from the
         least sure, wrong ones from the surest.
+      answers: int32 [n], the class that each image is answered with.
     """
 
     names: tuple[str, ...]
@@ -86,6 +87,7 @@ class Findings:
     worst: Sequence[Case]
     least_sure: Sequence[Case]
     cells: Mapping[tuple[int, int], Sequence[Case]]
+    answers: np.ndarray
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the figures as JSON types; what is undefined is None."""
@@ -188,6 +190,7 @@ def find(answers: Answers, names: tuple[str, ...]) -> Findings:
         worst=_cases(answers, _smallest(wrong, answers.of_label[wrong], _SHOWN)),
         least_sure=_cases(answers, _smallest(sure, answers.confidence[sure], _SHOWN)),
         cells=_cells(answers, counts),
+        answers=answers.answers,
     )
 
 

@@ -11,12 +11,14 @@ import numpy as np
 
 from mnist_tf.reports import curves, pictures, plots
 from mnist_tf.reports.findings import Case, Findings
+from mnist_tf.reports.paired import Comparison
 from mnist_tf.reports.statistics import Rate
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MATRIX = 20  # classes whose confusion matrix fits on a page as a table
 _SUSPICIOUS = 60  # labels shown; report.json has more
 _DASH = "\N{EN DASH}"
+_PAIRED = 40  # images that only one of two models gets right
 _COARSE = 56  # pixels; larger pictures are smoothed when they are enlarged
 
 
@@ -44,13 +46,30 @@ class Cell:
         return self.fraction**0.3
 
 
-def render(found: Findings, images: np.ndarray, about: Mapping[str, Any]) -> str:
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """An image that only one of two models gets right, with its picture."""
+
+    index: int
+    label: int
+    answer: int
+    other_answer: int
+    picture: str
+
+
+def render(
+    found: Findings,
+    images: np.ndarray,
+    about: Mapping[str, Any],
+    comparisons: Sequence[Comparison] = (),
+) -> str:
     """Returns the page as HTML.
 
     Args:
       found: the figures.
       images: uint8 [n, H, W(, 3)], those that were evaluated.
       about: `model_dir`, `dataset` and `split`.
+      comparisons: with other models on the same images.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
@@ -86,6 +105,7 @@ def render(found: Findings, images: np.ndarray, about: Mapping[str, Any]) -> str
         worst=with_pictures(found.worst),
         least_sure=with_pictures(found.least_sure),
         suspicious=with_pictures(found.suspicious[:_SUSPICIOUS]),
+        against=[(each, *_pairs(each, found, images)) for each in comparisons],
         coarse=max(images.shape[1:3]) <= _COARSE,
         drawn={
             name: {
@@ -106,6 +126,29 @@ def _cells(
         for (label, answer), cases in found.cells.items()
     ]
     return sorted(cells, key=lambda cell: (cell.label == cell.answer, -cell.count))
+
+
+def _pairs(
+    comparison: Comparison, found: Findings, images: np.ndarray
+) -> tuple[list[Pair], list[Pair]]:
+    """Images that only the model gets right, and those that only the other does."""
+
+    def shown(index: int) -> Pair:
+        mine, other = int(found.answers[index]), int(comparison.other_answers[index])
+        label = mine if index in only else other
+        return Pair(index, label, mine, other, pictures.thumbnail(images[index]))
+
+    first = _spread(comparison.only_first)
+    second = _spread(comparison.only_second)
+    only = set(first)
+    return list(map(shown, first)), list(map(shown, second))
+
+
+def _spread(indices: np.ndarray) -> list[int]:
+    """At most 40 of the indices, evenly spread, as data are often sorted by label."""
+    last = max(0, len(indices) - 1)
+    chosen = np.unique(np.linspace(0, last, _PAIRED).round().astype(np.int64))
+    return indices[chosen].tolist() if len(indices) else []
 
 
 def _matrix(found: Findings) -> list[list[Cell]]:

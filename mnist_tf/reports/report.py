@@ -13,6 +13,7 @@ from mnist_tf.reports import answers, curves, findings, plots
 from mnist_tf.reports.answers import Batch
 from mnist_tf.reports.calibration import SMALLEST
 from mnist_tf.reports.findings import Findings
+from mnist_tf.reports.paired import Comparison
 
 PAGE, ROWS, FIGURES = "index.html", "predictions.csv", "report.json"
 PLOTS: dict[str, Callable[[Findings, plots.Theme], Any]] = {
@@ -56,7 +57,11 @@ def find(
 
 
 def write(
-    folder: Path, found: Findings, images: np.ndarray, about: dict[str, Any]
+    folder: Path,
+    found: Findings,
+    images: np.ndarray,
+    about: dict[str, Any],
+    comparisons: Sequence[Comparison] = (),
 ) -> None:
     """Writes the page, the plots and report.json.
 
@@ -65,6 +70,7 @@ def write(
       found: the figures.
       images: uint8 [n, H, W(, 3)], those that were evaluated.
       about: what was evaluated, for people and for report.json.
+      comparisons: with other models on the same images.
 
     Raises:
       OSError: the folder cannot be written to.
@@ -72,11 +78,13 @@ def write(
     """
     from mnist_tf.reports import page  # here, because it needs Jinja2
 
-    figures = json.dumps({**about, **found.as_dict()}, indent=1, allow_nan=False)
+    against = [each.as_dict(found.names) for each in comparisons]
+    content = {**about, **found.as_dict(), "against": against}
+    figures = json.dumps(content, indent=1, allow_nan=False)
     (folder / FIGURES).write_text(f"{figures}\n", encoding="utf-8")
     for name, draw in PLOTS.items():
         (folder / name).write_bytes(curves.png(draw(found, plots.PAPER)))
-    html = page.render(found, images, about)
+    html = page.render(found, images, about, comparisons)
     (folder / PAGE).write_text(html, encoding="utf-8", errors="backslashreplace")
 
 

@@ -14,7 +14,15 @@ from tests.test_artifact import as_version_1
 
 
 def test_help_lists_its_flags(capsys):
-    names = {"model_dir", "runtime", "split", "dataset", "data_dir", "report"}
+    names = {
+        "model_dir",
+        "runtime",
+        "split",
+        "dataset",
+        "data_dir",
+        "report",
+        "against",
+    }
     check_help(capsys, evaluate, names)
 
 
