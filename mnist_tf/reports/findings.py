@@ -21,7 +21,7 @@ _LISTED = 1000  # suspicious labels
 _CELLS = 150  # of the confusion matrix, that have pictures
 _PER_CELL = 12  # pictures
 _POINTS = 200  # of the curve of risk and coverage
-_FITTED = 2**20  # probabilities, at most, that a temperature is fitted on
+_FITTED = 2**18  # probabilities, at most, that a temperature is fitted on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,18 +161,14 @@ def find(answers: Answers, names: tuple[str, ...]) -> Findings:
       names: the name of each class.
     """
     before, thresholds, places, temperatures = _first_pass(answers)
-    after, joint = _second_pass(answers, thresholds, temperatures)
-    counts = evaluation.count(answers.labels, answers.answers, answers.classes)
+    after, joint, counts = _second_pass(answers, thresholds, temperatures)
     found = evaluation.of_counts(counts, before.loss)
-    images, right = found.images, answers.right
-    curve = calibration.risk_coverage(answers.confidence, right)
-    wrong = np.flatnonzero(~right)
-    margin = answers.confidence[wrong] - answers.of_label[wrong]
-    sure = np.flatnonzero(right)
+    images = found.images
+    curve = calibration.risk_coverage(answers.confidence, answers.right)
     return Findings(
         names=names,
         evaluation=found,
-        accuracy=statistics.rate(int(right.sum()), images),
+        accuracy=statistics.rate(int(np.diag(counts).sum()), images),
         top_k={
             k: statistics.rate(int(places[:k].sum()), images)
             for k in _TOP
@@ -186,9 +182,9 @@ def find(answers: Answers, names: tuple[str, ...]) -> Findings:
         curve=curve,
         joint=joint,
         label_errors=label_errors.estimated_errors(joint, counts.sum(axis=1)),
-        suspicious=_cases(answers, _smallest(wrong, -margin, _LISTED)),
-        worst=_cases(answers, _smallest(wrong, answers.of_label[wrong], _SHOWN)),
-        least_sure=_cases(answers, _smallest(sure, answers.confidence[sure], _SHOWN)),
+        suspicious=_suspicious(answers),
+        worst=_worst(answers),
+        least_sure=_least_sure(answers),
         cells=_cells(answers, counts),
         answers=answers.answers,
     )
@@ -225,10 +221,11 @@ def _first_pass(
 
 def _second_pass(
     answers: Answers, thresholds: np.ndarray, temperatures: tuple[float, float]
-) -> tuple[Calibration, np.ndarray]:
-    """Calibration after scaling, and the confident joint."""
-    after = Calibration()
-    joint = np.zeros((answers.classes, answers.classes), np.int64)
+) -> tuple[Calibration, np.ndarray, np.ndarray]:
+    """Calibration after scaling, the confident joint, and the confusion matrix."""
+    after, classes = Calibration(), answers.classes
+    joint = np.zeros((classes, classes), np.int64)
+    counts = np.zeros((classes, classes), np.int64)
     for part, probabilities in answers.batches():
         labels = answers.labels[part]
         for half, temperature in enumerate(temperatures):
@@ -236,8 +233,30 @@ def _second_pass(
             scaled = calibration.scaled(probabilities[chosen], temperature)
             after.add(scaled, labels[chosen])
         confident = label_errors.confident(probabilities, thresholds)
-        joint += label_errors.joint(labels, confident, answers.classes)
-    return after, joint
+        joint += label_errors.joint(labels, confident, classes)
+        counts += evaluation.count(labels, answers.answers[part], classes)
+    return after, joint, counts
+
+
+def _suspicious(answers: Answers) -> list[Case]:
+    wrong = _indices(~answers.right)
+    margin = answers.of_label[wrong] - answers.confidence[wrong]
+    return _cases(answers, _smallest(wrong, margin, _LISTED))
+
+
+def _worst(answers: Answers) -> list[Case]:
+    wrong = _indices(~answers.right)
+    return _cases(answers, _smallest(wrong, answers.of_label[wrong], _SHOWN))
+
+
+def _least_sure(answers: Answers) -> list[Case]:
+    right = _indices(answers.right)
+    return _cases(answers, _smallest(right, answers.confidence[right], _SHOWN))
+
+
+def _indices(chosen: np.ndarray) -> np.ndarray:
+    """The indices of the chosen images, int32, which take half of the memory."""
+    return np.flatnonzero(chosen).astype(np.int32)
 
 
 def _smallest(indices: np.ndarray, keys: np.ndarray, most: int) -> np.ndarray:

@@ -212,7 +212,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
             check=True,
         )
         peaks.append(int(done.stdout) / 1024)
-    assert peaks[1] - peaks[0] < 25  # MiB
+    assert peaks[1] - peaks[0] < 22  # MiB
 
 
 @pytest.mark.fault
