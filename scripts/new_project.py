@@ -63,7 +63,7 @@ PARTS = {
         paths=(
             "mnist_tf/reports/", "mnist_tf/cli/evaluate.py", "evaluate.py",
             "mnist_tf/cli/compare.py", "compare.py", "tests/reports/",
-            "tests/test_photos.py", "docs/evaluation.md",
+            "tests/test_photos.py", "docs/evaluation.md", "docs/report.png",
         ),
         targets=("evaluate",),
         keys=("mnist_tf.reports", "report"),

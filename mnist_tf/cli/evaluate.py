@@ -20,7 +20,17 @@ from mnist_tf import data
 from mnist_tf.cli import parsing
 from mnist_tf.errors import UserError, native_output_hidden, say, warn
 from mnist_tf.predictor import Predictor
-from mnist_tf.reports import answers, evaluation, folder, paired, report
+from mnist_tf.reports import (
+    answers,
+    evaluation,
+    folder,
+    outsiders,
+    paired,
+    report,
+    robustness,
+)
+from mnist_tf.reports.extras import Extras
+from mnist_tf.reports.findings import Findings
 
 _NEEDED = ("matplotlib", "jinja2")  # by --report
 
@@ -43,7 +53,8 @@ def main(argv: Sequence[str]) -> None:
             "dataset": dataset.name,
             "split": values["split"],
         }
-        _write(values["report"], predictor, others, images, labels, title, about)
+        given = _load_outsiders(predictor, values["outsiders"])
+        _write(values, predictor, others, images, labels, given, title, about)
         return
     probabilities = predictor.probabilities(images)
     _print(title, evaluation.evaluate(probabilities, labels), predictor)
@@ -77,6 +88,12 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
         "against", [], "Model directory to compare with on the same images; may be "
         "repeated.", **mine)
+    flags.DEFINE_bool(
+        "robustness", False, "In the report, say how accuracy falls with noise, blur, "
+        "shift, rotation, low contrast and, for digits, another pen.", **mine)
+    flags.DEFINE_string(
+        "outsiders", "", "In the report, say how sure the model is of images of none "
+        "of its classes: a data set, or a directory of images.", **mine)
 # fmt: on
 
 
@@ -94,6 +111,9 @@ def _checked(values: parsing.Values) -> parsing.Values:
                 "another"
             )
         places.setdefault(place, f"--against {directory}")
+    for flag in ("robustness", "outsiders"):
+        if values[flag] and not values["report"]:
+            problems.append(f"--{flag} is a part of the report; give --report=DIR")
     if problems:
         raise UserError("; ".join(problems))
     return {**values, "against": given}
@@ -150,16 +170,22 @@ def _load(predictor: Predictor, values: parsing.Values) -> data.Dataset:
     return dataset
 
 
+def _load_outsiders(predictor: Predictor, source: str) -> np.ndarray | None:
+    return outsiders.load(source, predictor.preprocessing) if source else None
+
+
 def _write(
-    path: str,
+    values: parsing.Values,
     predictor: Predictor,
     others: dict[str, Predictor],
     images: np.ndarray,
     labels: np.ndarray,
+    strangers: np.ndarray | None,
     title: str,
     about: dict[str, str],
 ) -> None:
     """Prints the table and writes the report."""
+    path = values["report"]
     with folder.replaced(path, "--report", report.NAMES) as place:
         with _bar(len(images), "evaluating") as bar:
             found = report.find(
@@ -171,8 +197,14 @@ def _write(
                 bar.update,
             )
         _print(title, found.evaluation, predictor)
-        comparisons = _compare(others, images, labels, found.answers)
-        report.write(place, found, images, about, comparisons)
+        extras = Extras(
+            _compare(others, images, labels, found.answers),
+            _worsen(predictor, images, labels) if values["robustness"] else (),
+            None
+            if strangers is None
+            else _judge(predictor, found, values["outsiders"], strangers),
+        )
+        report.write(place, found, images, about, extras)
     say(f"the report is in {path}; open {Path(path) / report.PAGE}")
 
 
@@ -194,6 +226,33 @@ def _compare(
     if found:
         print(f"\n{paired.as_text(found, next(iter(others.values())).labels)}")
     return found
+
+
+def _worsen(
+    predictor: Predictor, images: np.ndarray, labels: np.ndarray
+) -> list[robustness.Outcome]:
+    digits = predictor.preprocessing.method == "digits"
+    kinds = (*robustness.KINDS, *(robustness.PENS if digits else ()))
+    chosen = robustness.chosen(images)
+    total = len(chosen) * sum(len(kind.strengths) for kind in kinds)
+    with _bar(total, "robustness") as bar:
+        return robustness.measure(
+            predictor.probabilities, images[chosen], labels[chosen], kinds, bar.update
+        )
+
+
+def _judge(
+    predictor: Predictor, found: Findings, source: str, strangers: np.ndarray
+) -> outsiders.Outsiders:
+    with _bar(len(strangers), "outsiders") as bar:
+        return outsiders.measure(
+            source,
+            strangers,
+            predictor.probabilities,
+            found.confidence,
+            found.selections,
+            bar.update,
+        )
 
 
 def _bar(images: int, what: str) -> tqdm:

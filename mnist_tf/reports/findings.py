@@ -69,6 +69,7 @@ class Findings:
       cells: by (label, answer), images that are counted there: right answers from the
         least sure, wrong ones from the surest.
       answers: int32 [n], the class that each image is answered with.
+      confidence: float32 [n], its probability.
     """
 
     names: tuple[str, ...]
@@ -88,6 +89,7 @@ class Findings:
     least_sure: Sequence[Case]
     cells: Mapping[tuple[int, int], Sequence[Case]]
     answers: np.ndarray
+    confidence: np.ndarray
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the figures as JSON types; what is undefined is None."""
@@ -187,6 +189,7 @@ def find(answers: Answers, names: tuple[str, ...]) -> Findings:
         least_sure=_least_sure(answers),
         cells=_cells(answers, counts),
         answers=answers.answers,
+        confidence=answers.confidence,
     )
 
 

@@ -10,8 +10,11 @@ import jinja2
 import numpy as np
 
 from mnist_tf.reports import curves, pictures, plots
+from mnist_tf.reports.extras import Extras
 from mnist_tf.reports.findings import Case, Findings
+from mnist_tf.reports.outsiders import Outsiders
 from mnist_tf.reports.paired import Comparison
+from mnist_tf.reports.robustness import Outcome
 from mnist_tf.reports.statistics import Rate
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -61,7 +64,7 @@ def render(
     found: Findings,
     images: np.ndarray,
     about: Mapping[str, Any],
-    comparisons: Sequence[Comparison] = (),
+    extras: Extras,
 ) -> str:
     """Returns the page as HTML.
 
@@ -69,7 +72,7 @@ def render(
       found: the figures.
       images: uint8 [n, H, W(, 3)], those that were evaluated.
       about: `model_dir`, `dataset` and `split`.
-      comparisons: with other models on the same images.
+      extras: what else was asked for.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
@@ -105,7 +108,10 @@ def render(
         worst=with_pictures(found.worst),
         least_sure=with_pictures(found.least_sure),
         suspicious=with_pictures(found.suspicious[:_SUSPICIOUS]),
-        against=[(each, *_pairs(each, found, images)) for each in comparisons],
+        against=[(each, *_pairs(each, found, images)) for each in extras.comparisons],
+        robustness=_robustness(extras.robustness),
+        outsiders=extras.outsiders,
+        strangers=_strangers(extras.outsiders),
         coarse=max(images.shape[1:3]) <= _COARSE,
         drawn={
             name: {
@@ -142,6 +148,25 @@ def _pairs(
     second = _spread(comparison.only_second)
     only = set(first)
     return list(map(shown, first)), list(map(shown, second))
+
+
+def _robustness(outcomes: Sequence[Outcome]) -> dict[str, list[tuple[Outcome, str]]]:
+    """The outcomes by kind, each with the picture of its example."""
+    found: dict[str, list[tuple[Outcome, str]]] = {}
+    for each in outcomes:
+        row = (each, pictures.thumbnail(each.example))
+        found.setdefault(each.kind, []).append(row)
+    return found
+
+
+def _strangers(outsiders: Outsiders | None) -> list[tuple[int, int, float, str]]:
+    """Index, answer, probability and picture of the outsiders with a sure answer."""
+    if outsiders is None:
+        return []
+    shown = map(pictures.thumbnail, outsiders.pictures)
+    return [
+        (*each, picture) for each, picture in zip(outsiders.surest, shown, strict=True)
+    ]
 
 
 def _spread(indices: np.ndarray) -> list[int]:

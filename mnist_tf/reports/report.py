@@ -12,8 +12,8 @@ import numpy as np
 from mnist_tf.reports import answers, curves, findings, plots
 from mnist_tf.reports.answers import Batch
 from mnist_tf.reports.calibration import SMALLEST
+from mnist_tf.reports.extras import Extras
 from mnist_tf.reports.findings import Findings
-from mnist_tf.reports.paired import Comparison
 
 PAGE, ROWS, FIGURES = "index.html", "predictions.csv", "report.json"
 PLOTS: dict[str, Callable[[Findings, plots.Theme], Any]] = {
@@ -21,6 +21,7 @@ PLOTS: dict[str, Callable[[Findings, plots.Theme], Any]] = {
     "reliability.png": plots.reliability,
     "risk_coverage.png": plots.risk,
 }
+NOTHING = Extras()
 NAMES = (PAGE, ROWS, FIGURES, *PLOTS)
 
 
@@ -61,7 +62,7 @@ def write(
     found: Findings,
     images: np.ndarray,
     about: dict[str, Any],
-    comparisons: Sequence[Comparison] = (),
+    extras: Extras = NOTHING,
 ) -> None:
     """Writes the page, the plots and report.json.
 
@@ -70,7 +71,7 @@ def write(
       found: the figures.
       images: uint8 [n, H, W(, 3)], those that were evaluated.
       about: what was evaluated, for people and for report.json.
-      comparisons: with other models on the same images.
+      extras: what else was asked for.
 
     Raises:
       OSError: the folder cannot be written to.
@@ -78,13 +79,12 @@ def write(
     """
     from mnist_tf.reports import page  # here, because it needs Jinja2
 
-    against = [each.as_dict(found.names) for each in comparisons]
-    content = {**about, **found.as_dict(), "against": against}
+    content = {**about, **found.as_dict(), **extras.as_dict(found.names)}
     figures = json.dumps(content, indent=1, allow_nan=False)
     (folder / FIGURES).write_text(f"{figures}\n", encoding="utf-8")
     for name, draw in PLOTS.items():
         (folder / name).write_bytes(curves.png(draw(found, plots.PAPER)))
-    html = page.render(found, images, about, comparisons)
+    html = page.render(found, images, about, extras)
     (folder / PAGE).write_text(html, encoding="utf-8", errors="backslashreplace")
 
 

@@ -22,6 +22,8 @@ def test_help_lists_its_flags(capsys):
         "data_dir",
         "report",
         "against",
+        "robustness",
+        "outsiders",
     }
     check_help(capsys, evaluate, names)
 
