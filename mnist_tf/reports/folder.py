@@ -75,6 +75,8 @@ def check(path: str | os.PathLike, flag: str, names: Collection[str]) -> None:
 def _explained(target: Path, flag: str) -> Iterator[None]:
     try:
         yield
+    except BrokenPipeError:
+        raise  # of standard output, not of the folder
     except OSError as error:
         raise UserError(
             f"{flag} {target} cannot be written ({error.strerror or error}); give "

@@ -35,7 +35,7 @@ def find(
 ) -> Findings:
     """Evaluates all images, writes a row for each, and computes the figures.
 
-    Memory grows by 20 bytes an image; the probabilities are in a file meanwhile.
+    Memory grows by 40 bytes an image; the probabilities are in a file meanwhile.
 
     Args:
       folder: where to write predictions.csv.

@@ -186,6 +186,27 @@ def test_many_classes_have_a_plot_and_a_list_of_confusions(tmp_path):
     assert text.count('class="matrix"') == 0
 
 
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "words"),
+    [
+        ([[0.2, 0.7, 0.1]], [0], "none reaches it"),
+        ([[1.0, 0.0, 0.0]] * 3, [0, 1, 1], "33.33% right"),
+        (np.eye(3)[[0, 1, 1]], [0, 1, 1], "No answer is wrong."),
+    ],
+    ids=["one wrong image", "always the same", "always right"],
+)
+def test_few_images_make_a_page(tmp_path, probabilities, labels, words):
+    table = np.array(probabilities, np.float32)
+    images = np.zeros((len(labels), 28, 28), np.uint8)
+    arguments = np.array(labels), ("cat", "dog", "eel"), lambda _: None
+    found = report.find(tmp_path, lambda batch: table[: len(batch)], images, *arguments)
+    about = {"model_dir": "out", "dataset": "custom", "split": "test"}
+    report.write(tmp_path, found, images, about)
+    text = (tmp_path / "index.html").read_text("utf-8")
+    assert words in text
+    assert "nan%" not in text
+
+
 def test_memory_hardly_grows_with_the_number_of_images(tmp_path):
     code = """
 import resource, sys
@@ -330,6 +351,14 @@ class TestPage:
         assert page.evaluate(f"{style}.backgroundColor") == "rgb(255, 255, 255)"
         assert page.evaluate(f"{style}.color") == "rgb(0, 0, 0)"
         assert page.get_by_role("navigation").count() == 0
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_axe_finds_nothing_serious(self, opened, scheme):
+        axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+        page = opened(color_scheme=scheme)
+        page.get_by_role("button", name=re.compile("labelled 3 and answered 3")).click()
+        found = axe.Axe().run(page).response["violations"]
+        assert [one["id"] for one in found] == []
 
     def test_headings_and_tables_are_named(self, opened):
         page = opened()
