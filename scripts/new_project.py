@@ -63,10 +63,10 @@ PARTS = {
         paths=(
             "mnist_tf/reports/", "mnist_tf/cli/evaluate.py", "evaluate.py",
             "mnist_tf/cli/compare.py", "compare.py", "tests/reports/",
-            "tests/test_photos.py",
+            "tests/test_photos.py", "docs/evaluation.md", "docs/report.png",
         ),
         targets=("evaluate",),
-        keys=("report",),
+        keys=("mnist_tf.reports", "report"),
         needed_by=("benchmarks",),
     ),
     "sweeps": Part(
@@ -111,7 +111,8 @@ run in the environment: `source .venv/bin/activate`.
 - **Sweep**: `python sweep.py --flagfile=configs/sweep.cfg --search=epochs=2:5`, after
   `pip install -e '.[sweep]'`; see docs/sweeps.md.
 - **Predict**: `python predict.py --model_dir out/ --input samples/digits.npy`.
-- **Evaluate**: `python evaluate.py --model_dir out/ --split test`.
+- **Evaluate**: `python evaluate.py --model_dir out/ --report=report/`; see
+  docs/evaluation.md.
 - **Compare**: `python compare.py out out2`.
 - **Serve**: `make serve`, then open http://127.0.0.1:8080/; see docs/serving.md.
 - **Watch**: `tensorboard --logdir logs`.

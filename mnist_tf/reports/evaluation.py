@@ -23,6 +23,11 @@ class Evaluation:
     recall: np.ndarray
     confusion: np.ndarray
 
+    @property
+    def images(self) -> int:
+        """Number of samples."""
+        return int(self.confusion.sum())
+
 
 def evaluate(probabilities: np.ndarray, labels: np.ndarray) -> Evaluation:
     """Computes the metrics of predictions.
@@ -31,16 +36,26 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray) -> Evaluation:
       probabilities: float [n, C], n at least 1; the prediction is the largest.
       labels: int [n].
     """
-    classes = probabilities.shape[1]
     predictions = probabilities.argmax(axis=1)
-    confusion = np.zeros((classes, classes), np.int64)
-    np.add.at(confusion, (labels, predictions), 1)
-    correct = np.diag(confusion)
+    confusion = count(labels, predictions, probabilities.shape[1])
     of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     smallest = np.finfo(np.float32).tiny  # a probability that underflowed to 0
+    return of_counts(confusion, float(-np.log(np.maximum(of_label, smallest)).mean()))
+
+
+def count(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+    """Returns the confusion matrix of labels and predictions, int [n]."""
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (labels, predictions), 1)
+    return confusion
+
+
+def of_counts(confusion: np.ndarray, loss: float) -> Evaluation:
+    """Computes the metrics of a confusion matrix, of at least one image."""
+    correct = np.diag(confusion)
     return Evaluation(
-        loss=float(-np.log(np.maximum(of_label, smallest)).mean()),
-        accuracy=float(correct.sum() / len(labels)),
+        loss=loss,
+        accuracy=float(correct.sum() / confusion.sum()),
         precision=correct / np.maximum(confusion.sum(axis=0), 1),
         recall=correct / np.maximum(confusion.sum(axis=1), 1),
         confusion=confusion,

@@ -14,7 +14,17 @@ from tests.test_artifact import as_version_1
 
 
 def test_help_lists_its_flags(capsys):
-    names = {"model_dir", "runtime", "split", "dataset", "data_dir"}
+    names = {
+        "model_dir",
+        "runtime",
+        "split",
+        "dataset",
+        "data_dir",
+        "report",
+        "against",
+        "robustness",
+        "outsiders",
+    }
     check_help(capsys, evaluate, names)
 
 

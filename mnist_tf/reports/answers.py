@@ -1,0 +1,91 @@
+"""What a network answers to each image of a split, at hardly any memory."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import IO
+
+import numpy as np
+
+_BATCH = 4096  # images between two signs of progress
+_VALUES = 2**18  # probabilities that are read back at a time
+
+Batch = tuple[slice, np.ndarray]  # which images, and their probabilities [n, C]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """The answers to n images, and where their probabilities are.
+
+    Attributes:
+      labels: int64 [n].
+      answers: int32 [n], the most probable class of each.
+      confidence: float32 [n], its probability.
+      of_label: float32 [n], the probability of the label.
+      classes: number of classes C.
+      file: the probabilities, float32 [n, C], in a file.
+    """
+
+    labels: np.ndarray
+    answers: np.ndarray
+    confidence: np.ndarray
+    of_label: np.ndarray
+    classes: int
+    file: IO[bytes]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether each answer is right, bool [n]."""
+        return self.answers == self.labels
+
+    def batches(self) -> Iterator[Batch]:
+        """Reads the probabilities back, in order."""
+        size = max(1, _VALUES // self.classes)
+        self.file.seek(0)
+        for start in range(0, len(self), size):
+            images = slice(start, min(start + size, len(self)))
+            content = self.file.read((images.stop - start) * self.classes * 4)
+            values = np.frombuffer(content, np.float32)
+            yield images, values.reshape(-1, self.classes)
+
+
+def walk(
+    probabilities: Callable[[np.ndarray], np.ndarray],
+    images: np.ndarray,
+    progress: Callable[[int], object],
+) -> Iterator[Batch]:
+    """Yields the probabilities of all images, batch by batch.
+
+    Args:
+      probabilities: maps uint8 [B, H, W(, 3)] to float32 [B, C], such as
+        `Predictor.probabilities`.
+      images: uint8 [n, H, W(, 3)]; may be mapped from a file.
+      progress: called with the number of images of each batch that is done.
+    """
+    for start in range(0, len(images), _BATCH):
+        part = slice(start, min(start + _BATCH, len(images)))
+        yield part, probabilities(images[part])
+        progress(part.stop - start)
+
+
+def collect(batches: Iterator[Batch], labels: np.ndarray, file: IO[bytes]) -> Answers:
+    """Writes the probabilities of images into a file and keeps the answers.
+
+    Args:
+      batches: the probabilities, such as `walk` yields.
+      labels: int64 [n], n at least 1.
+      file: an empty file to write to and read from.
+    """
+    answers = np.empty(len(labels), np.int32)
+    confidence = np.empty(len(labels), np.float32)
+    of_label = np.empty(len(labels), np.float32)
+    for part, probabilities in batches:
+        file.write(np.ascontiguousarray(probabilities, np.float32).data)
+        answers[part] = probabilities.argmax(axis=1)
+        confidence[part] = probabilities.max(axis=1)
+        of_label[part] = probabilities[np.arange(len(probabilities)), labels[part]]
+    file.flush()
+    classes = probabilities.shape[1]
+    return Answers(labels, answers, confidence, of_label, classes, file)

@@ -1,0 +1,239 @@
+"""How far probabilities can be trusted: calibration, temperature, risk and coverage."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from mnist_tf.reports.statistics import Rate, rate
+
+BINS = 15
+SMALLEST = float(np.finfo(np.float32).tiny)  # for probabilities that underflowed to 0
+
+_TEMPERATURES = (0.01, 100.0)  # between which one is searched
+_HALVINGS = 40  # of that range, more than a float32 can tell
+
+
+class Calibration:
+    """Compares probabilities with how often the answers are right, batch by batch.
+
+    The answer is the most probable class, and its probability the confidence. Before
+    the first images, all figures are NaN.
+
+    Args:
+      bins: number of equal parts of 0..1 that confidences are sorted into.
+
+    Attributes:
+      images: number of images, int64 [bins], by confidence; each part includes its
+        upper end.
+      confidence: mean confidence of the images of each part, [bins]; NaN if none.
+      accuracy: right fraction of the answers of each part, [bins]; NaN if none.
+    """
+
+    def __init__(self, bins: int = BINS) -> None:
+        self.images = np.zeros(bins, np.int64)
+        self._confidence = np.zeros(bins)
+        self._right = np.zeros(bins, np.int64)
+        self._squares = 0.0
+        self._loss = 0.0
+
+    def add(self, probabilities: np.ndarray, labels: np.ndarray) -> None:
+        """Counts images: probabilities, float [n, C], and labels, int [n]."""
+        probabilities = probabilities.astype(np.float64)
+        bins = len(self.images)
+        top = probabilities.max(axis=1)
+        right = probabilities.argmax(axis=1) == labels
+        part = np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)
+        self.images += np.bincount(part, minlength=bins)
+        self._confidence += np.bincount(part, top, bins)
+        self._right += np.bincount(part[right], minlength=bins)
+        of_label = np.take_along_axis(probabilities, labels[:, np.newaxis], axis=1)
+        # (1 - p)^2 of the label and p^2 of the others
+        self._squares += float((probabilities**2).sum() + (1 - 2 * of_label).sum())
+        self._loss -= float(np.log(np.maximum(of_label, SMALLEST)).sum())
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """See the attributes."""
+        return _ratio(self._confidence, self.images)
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """See the attributes."""
+        return _ratio(self._right, self.images)
+
+    @property
+    def expected_error(self) -> float:
+        """The expected calibration error (Naeini et al., AAAI 2015).
+
+        The mean distance of confidence and accuracy over the parts, weighted by their
+        images; as in Guo et al. (arXiv:1706.04599), of the most probable class only.
+        """
+        total = self.images.sum()
+        gaps = np.abs(self._confidence - self._right).sum()
+        return float(gaps / total) if total else math.nan
+
+    @property
+    def brier_score(self) -> float:
+        """The mean squared error of the probabilities, summed over the classes.
+
+        From 0, the best, to 2 (Brier, Monthly Weather Review 78:1-3, 1950).
+        """
+        total = int(self.images.sum())
+        return self._squares / total if total else math.nan
+
+    @property
+    def loss(self) -> float:
+        """The negative log-likelihood: the mean cross-entropy, in nats."""
+        total = int(self.images.sum())
+        return self._loss / total if total else math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """What remains when answers with a low probability are rejected.
+
+    Attributes:
+      target: the wanted accuracy of the answers that are given.
+      threshold: the `--reject_below` that reaches it and rejects the fewest.
+      coverage: fraction of the images that are answered.
+      accuracy: right fraction of these answers.
+    """
+
+    target: float
+    threshold: float
+    coverage: float
+    accuracy: Rate
+
+
+@dataclasses.dataclass(frozen=True)
+class RiskCoverage:
+    """The wrong fraction of the answers given, as more images are answered.
+
+    El-Yaniv and Wiener (J. Mach. Learn. Res. 11:1605-1641, 2010). There is a point for
+    each confidence that occurs, from the highest to the lowest.
+
+    Attributes:
+      confidence: float32 [m], the lowest that is answered.
+      answered: int32 [m], number of images answered.
+      wrong: int32 [m], number of them with a wrong answer.
+    """
+
+    confidence: np.ndarray
+    answered: np.ndarray
+    wrong: np.ndarray
+
+    @property
+    def coverage(self) -> np.ndarray:
+        """The answered fraction of the images, [m]."""
+        return self.answered / self.answered[-1]
+
+    @property
+    def risk(self) -> np.ndarray:
+        """The wrong fraction of the answers, [m]."""
+        return self.wrong / self.answered
+
+    def reaching(self, target: float) -> Selection | None:
+        """Returns the threshold that reaches an accuracy, 0..1, and rejects the fewest.
+
+        Returns:
+          None if no threshold reaches it.
+        """
+        # Rounding must not decide, such as that of 1 - 0.99.
+        reached = self.wrong <= (1 - target) * self.answered + 1e-9
+        if not reached.any():
+            return None
+        last = int(np.flatnonzero(reached)[-1])
+        right = int(self.answered[last] - self.wrong[last])
+        threshold = 0.0
+        if last + 1 < len(self.confidence):
+            low, high = self.confidence[last + 1], self.confidence[last]
+            threshold = _short(float(low), float(high))
+        return Selection(
+            target,
+            threshold,
+            float(self.answered[last] / self.answered[-1]),
+            rate(right, int(self.answered[last])),
+        )
+
+
+def risk_coverage(confidence: np.ndarray, right: np.ndarray) -> RiskCoverage:
+    """Orders answers by confidence.
+
+    Args:
+      confidence: float32 [n], the probability of each answer; n at least 1.
+      right: bool [n], whether it is right.
+    """
+    order = np.argsort(-confidence).astype(np.int32)  # half of the memory
+    confidence = confidence[order]
+    wrong = np.cumsum(~right[order], dtype=np.int32)
+    del order
+    # Answers of the same confidence are given or rejected together.
+    last = np.append(confidence[1:] < confidence[:-1], True)
+    answered = np.flatnonzero(last).astype(np.int32) + 1
+    return RiskCoverage(confidence[last], answered, wrong[last])
+
+
+def scaled(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Returns probabilities, float64 [n, C], with their logarithms over a temperature.
+
+    A temperature above 1 makes them less sure; the most probable class stays the same
+    (Guo et al., arXiv:1706.04599).
+
+    Args:
+      probabilities: float [n, C]; those of 0 count as the smallest float32.
+      temperature: above 0.
+    """
+    return _softmax(_logarithms(probabilities) / temperature)
+
+
+def best_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the temperature at which the labels are most likely.
+
+    The negative log-likelihood is convex in 1 / temperature, so its slope changes sign
+    once, and halving the range finds where. If all labels are the most probable class,
+    the likelihood grows without end as the temperature falls; one is returned at which
+    it cannot be told from 1.
+
+    Args:
+      probabilities: float [n, C], n at least 1.
+      labels: int [n].
+
+    Returns:
+      0.01 to 100.
+    """
+    logarithms = _logarithms(probabilities)
+    of_label = np.take_along_axis(logarithms, labels[:, np.newaxis], axis=1).mean()
+    low, high = _TEMPERATURES
+    for _ in range(_HALVINGS):
+        middle = math.sqrt(low * high)
+        weights = _softmax(logarithms / middle)
+        expected = float((weights * logarithms).sum(axis=1).mean())
+        if expected < of_label:  # the labels are likelier than the probabilities say
+            high = middle
+        else:
+            low = middle
+    return math.sqrt(low * high)
+
+
+def _logarithms(probabilities: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(probabilities.astype(np.float64), SMALLEST))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    nothing = np.full(len(counts), math.nan)
+    return np.divide(sums, counts, out=nothing, where=counts > 0)
+
+
+def _short(low: float, high: float) -> float:
+    """The number with the fewest decimals that is above `low` and at most `high`."""
+    for decimals in range(1, 17):
+        number = float(f"{math.floor(high * 10**decimals) / 10**decimals:.{decimals}f}")
+        if low < number <= high:
+            return number
+    return high

@@ -1,0 +1,115 @@
+"""What a network says of images that belong to none of its classes."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_tf import data
+from mnist_tf.data import Preprocessing, images
+from mnist_tf.errors import UserError, unknown_name
+from mnist_tf.reports import answers, statistics
+from mnist_tf.reports.calibration import Selection
+
+_SHOWN = 20  # outsiders, the surest
+
+
+@dataclasses.dataclass(frozen=True)
+class Outsiders:
+    """How a network tells outsiders from its own images by its highest probability.
+
+    Attributes:
+      source: where the outsiders are from.
+      images: number of them.
+      auroc: probability that an image of the classes has a higher one than an outsider
+        (Hendrycks and Gimpel, arXiv:1610.02136).
+      mean: mean of the highest probability of outsiders.
+      refused: by target, the fraction of outsiders that its `--reject_below` refuses.
+      surest: (index, class, probability) of the surest answers, the surest first.
+      pictures: uint8 [H, W(, 3)], the images of these.
+    """
+
+    source: str
+    images: int
+    auroc: float
+    mean: float
+    refused: Mapping[float, float]
+    surest: Sequence[tuple[int, int, float]]
+    pictures: Sequence[np.ndarray]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the figures as JSON types."""
+        return {
+            "source": self.source,
+            "images": self.images,
+            "auroc": self.auroc,
+            "mean_probability": self.mean,
+            "refused": [
+                {"target": target, "fraction": fraction}
+                for target, fraction in self.refused.items()
+            ],
+        }
+
+
+def load(source: str, preprocessing: Preprocessing) -> np.ndarray:
+    """Reads outsiders as the input of a network: uint8 [n, H, W(, 3)].
+
+    Args:
+      source: the name of a data set, whose test images are taken, or a directory with
+        image files and arrays, or with the files of a data set.
+      preprocessing: that of the network.
+
+    Raises:
+      UserError: there is no such data set or directory, or a file cannot be read.
+    """
+    if source in data.DATASETS:
+        return data.load(source, "", preprocessing).split("test")[0]
+    if not Path(source).is_dir():
+        line = unknown_name("--outsiders", source, data.DATASETS)
+        raise UserError(f"{line}, or a directory")
+    try:
+        names = list(images.find_files([source]))
+    except UserError:
+        return data.load("custom", source, preprocessing).split("test")[0]
+    return np.concatenate([images.read(name, preprocessing) for name in names])
+
+
+def measure(
+    source: str,
+    found: np.ndarray,
+    probabilities: Callable[[np.ndarray], np.ndarray],
+    confidence: np.ndarray,
+    selections: Mapping[float, Selection | None],
+    progress: Callable[[int], object],
+) -> Outsiders:
+    """Classifies outsiders and compares with the images of the classes.
+
+    Args:
+      source: where they are from.
+      found: uint8 [n, H, W(, 3)], n at least 1.
+      probabilities: maps such images to float32 [n, C].
+      confidence: float32 [m], the highest probability of images of the classes.
+      selections: thresholds by target.
+      progress: called with the number of images of each batch that is done.
+    """
+    highest = np.empty(len(found), np.float32)
+    answered = np.empty(len(found), np.int32)
+    for part, batch in answers.walk(probabilities, found, progress):
+        highest[part] = batch.max(axis=1)
+        answered[part] = batch.argmax(axis=1)
+    order = np.argsort(-highest, kind="stable")[:_SHOWN]
+    return Outsiders(
+        source,
+        len(found),
+        statistics.auroc(confidence, highest),
+        float(highest.mean()),
+        {
+            target: float((highest.astype(np.float64) < selection.threshold).mean())
+            for target, selection in selections.items()
+            if selection is not None
+        },
+        [(int(i), int(answered[i]), float(highest[i])) for i in order],
+        [found[index] for index in order],
+    )

@@ -1,0 +1,201 @@
+"""Calibration, temperature and rejection agree with values by hand and libraries."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from mnist_tf.reports import calibration
+from mnist_tf.reports.calibration import Calibration
+
+PROBABILITIES = np.array([[0.75, 0.25], [0.25, 0.75], [1.0, 0.0], [0.5, 0.5]])
+LABELS = np.array([0, 0, 0, 1])
+
+
+def calibrated(probabilities, labels, bins=15):
+    found = Calibration(bins)
+    found.add(probabilities, labels)
+    return found
+
+
+def drawn(seed, images=4000, sureness=1.0):
+    """Logits, and labels that are as probable as their softmax says."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 2, (images, 5))
+    shares = softmax(logits)
+    labels = (shares.cumsum(axis=1) < random.random((images, 1))).sum(axis=1)
+    return softmax(logits * sureness).astype(np.float32), labels
+
+
+def softmax(logits):
+    powers = np.exp(logits)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+class TestCalibration:
+    def test_it_agrees_with_values_computed_by_hand(self):
+        found = calibrated(PROBABILITIES, LABELS, bins=4)
+        assert found.images.tolist() == [0, 1, 2, 1]  # 0.75 belongs to 0.5 to 0.75
+        assert found.confidence[1:].tolist() == [0.5, 0.75, 1]
+        assert found.accuracy[1:].tolist() == [0, 0.5, 1]
+        assert math.isnan(found.accuracy[0])
+        assert found.expected_error == pytest.approx((0.5 + 2 * 0.25 + 0) / 4)
+        assert found.brier_score == pytest.approx((0.125 + 1.125 + 0 + 0.5) / 4)
+        of_label = [0.75, 0.25, 1, 0.5]
+        assert found.loss == pytest.approx(-np.mean(np.log(of_label)))
+
+    def test_batches_add_up(self):
+        probabilities, labels = drawn(1)
+        whole, parts = calibrated(probabilities, labels), Calibration()
+        for batch in np.array_split(np.arange(len(labels)), 7):
+            parts.add(probabilities[batch], labels[batch])
+        assert parts.expected_error == pytest.approx(whole.expected_error)
+        assert parts.brier_score == pytest.approx(whole.brier_score)
+        assert parts.loss == pytest.approx(whole.loss)
+        assert parts.accuracy == pytest.approx(whole.accuracy, nan_ok=True)
+
+    def test_of_nothing_it_knows_nothing(self):
+        found = Calibration()
+        figures = found.expected_error, found.brier_score, found.loss
+        assert all(map(math.isnan, figures))
+
+    def test_a_label_of_probability_0_has_a_finite_loss(self):
+        found = calibrated(np.array([[1.0, 0.0]]), np.array([1]))
+        assert found.loss == pytest.approx(-math.log(calibration.SMALLEST))
+        assert found.brier_score == 2
+
+    @given(arrays.arrays(np.float32, (9, 4), elements=st.floats(0, 1, width=32)))
+    def test_the_error_lies_between_0_and_1(self, scores):
+        scores[:, 0] += 1
+        found = calibrated(scores / scores.sum(axis=1, keepdims=True), np.arange(9) % 4)
+        assert 0 <= found.expected_error <= 1
+        assert 0 <= found.brier_score <= 2
+        assert found.images.sum() == 9
+
+    def test_it_agrees_with_scikit_learn(self):
+        metrics = pytest.importorskip("sklearn.metrics")
+        curves = pytest.importorskip("sklearn.calibration")
+        probabilities, labels = drawn(2)
+        found = calibrated(probabilities, labels)
+        expected = metrics.brier_score_loss(labels, probabilities, labels=range(5))
+        assert found.brier_score == pytest.approx(expected, rel=1e-5)
+        expected = metrics.log_loss(labels, probabilities.astype(np.float64))
+        assert found.loss == pytest.approx(expected, rel=1e-5)
+        accuracy, confidence = curves.calibration_curve(
+            probabilities.argmax(axis=1) == labels, probabilities.max(axis=1), n_bins=15
+        )
+        filled = found.images > 0
+        assert found.accuracy[filled] == pytest.approx(accuracy)
+        assert found.confidence[filled] == pytest.approx(confidence)
+        gaps = np.abs(accuracy - confidence) * found.images[filled]
+        assert found.expected_error == pytest.approx(gaps.sum() / len(labels))
+
+
+class TestTemperature:
+    @pytest.mark.parametrize("sureness", [0.5, 1.0, 3.0])
+    def test_it_is_found_again(self, sureness):
+        probabilities, labels = drawn(3, 20_000, sureness)
+        found = calibration.best_temperature(probabilities, labels)
+        assert found == pytest.approx(sureness, rel=0.05)
+        scaled = calibration.scaled(probabilities, found)
+        after = calibrated(scaled, labels)
+        assert after.expected_error < 0.02
+        assert after.loss <= calibrated(probabilities, labels).loss
+        assert (scaled.argmax(axis=1) == probabilities.argmax(axis=1)).all()
+
+    def test_no_other_temperature_is_better(self):
+        probabilities, labels = drawn(4, sureness=2.0)
+        found = calibration.best_temperature(probabilities, labels)
+        best = calibrated(calibration.scaled(probabilities, found), labels).loss
+        for other in np.geomspace(found / 3, found * 3, 31):
+            loss = calibrated(calibration.scaled(probabilities, other), labels).loss
+            assert best <= loss + 1e-12
+
+    def test_probabilities_of_0_and_1_do_no_harm(self):
+        probabilities = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+        found = calibration.best_temperature(probabilities, np.array([0, 1, 2, 1]))
+        assert 10 < found < 100
+        scaled = calibration.scaled(probabilities, found)
+        assert np.isfinite(scaled).all()
+        assert scaled.sum(axis=1) == pytest.approx(1)
+
+    def test_a_model_that_is_always_right_gets_a_low_one(self):
+        probabilities = np.array([[0.9, 0.1], [0.2, 0.8]])
+        found = calibration.best_temperature(probabilities, np.array([0, 1]))
+        assert 0.01 <= found < 0.1
+
+    def test_a_model_that_is_always_wrong_gets_the_highest(self):
+        probabilities = np.array([[0.9, 0.1], [0.2, 0.8]])
+        found = calibration.best_temperature(probabilities, np.array([1, 0]))
+        assert found == pytest.approx(100)
+
+    def test_a_temperature_of_1_changes_nothing(self):
+        probabilities, _ = drawn(5)
+        scaled = calibration.scaled(probabilities, 1.0)
+        assert scaled == pytest.approx(probabilities, abs=1e-6)
+
+
+class TestRiskCoverage:
+    def test_it_agrees_with_values_computed_by_hand(self):
+        confidence = np.array([0.6, 0.9, 0.8, 0.8, 0.7], np.float32)
+        right = np.array([False, True, True, False, True])
+        found = calibration.risk_coverage(confidence, right)
+        assert found.confidence.tolist() == pytest.approx([0.9, 0.8, 0.7, 0.6])
+        assert found.coverage.tolist() == [0.2, 0.6, 0.8, 1]
+        assert found.risk.tolist() == [0, 1 / 3, 1 / 4, 2 / 5]
+
+    def test_the_threshold_rejects_as_few_as_possible(self):
+        confidence = np.array([0.6, 0.9, 0.8, 0.8, 0.7], np.float32)
+        right = np.array([False, True, True, False, True])
+        curve = calibration.risk_coverage(confidence, right)
+        found = curve.reaching(0.75)
+        assert (found.threshold, found.coverage) == (0.69, 0.8)
+        assert found.accuracy.value == 0.75
+        assert curve.reaching(0.6).threshold == 0  # all answers are good enough
+        assert curve.reaching(0.99).threshold == 0.89
+        assert curve.reaching(0.99).coverage == 0.2
+
+    def test_none_is_good_enough_where_the_surest_answer_is_wrong(self):
+        confidence = np.array([0.9, 0.8], np.float32)
+        curve = calibration.risk_coverage(confidence, np.array([False, True]))
+        assert curve.reaching(0.99) is None
+        assert curve.reaching(0.5).threshold == 0
+
+    def test_one_image(self):
+        curve = calibration.risk_coverage(np.ones(1, np.float32), np.array([True]))
+        assert curve.reaching(0.999).threshold == 0
+        assert curve.reaching(0.999).accuracy.value == 1
+
+    def test_exactly_99_of_100_is_enough(self):
+        right = np.arange(100) > 0
+        curve = calibration.risk_coverage(np.full(100, 0.5, np.float32), right)
+        assert curve.reaching(0.99).coverage == 1
+        assert curve.reaching(0.991) is None
+
+    @given(
+        st.lists(
+            st.tuples(st.floats(0, 1, width=32), st.booleans()), min_size=1, max_size=50
+        ),
+        st.sampled_from([0.5, 0.9, 0.99]),
+    )
+    def test_rejecting_below_the_threshold_gives_what_is_promised(self, rows, target):
+        confidence = np.array([row[0] for row in rows], np.float32)
+        right = np.array([row[1] for row in rows])
+        found = calibration.risk_coverage(confidence, right).reaching(target)
+        thresholds = [0.0, *confidence.tolist()]
+        reached = [
+            given.sum()
+            for threshold in thresholds
+            if (given := confidence.astype(float) >= threshold).any()
+            and right[given].mean() >= target
+        ]
+        if found is None:
+            assert not reached
+        else:
+            answered = confidence.astype(float) >= found.threshold
+            assert answered.sum() == max(reached)
+            assert answered.mean() == pytest.approx(found.coverage)
+            assert right[answered].mean() == pytest.approx(found.accuracy.value)

@@ -1,0 +1,93 @@
+"""Outsiders are read from data sets and directories, and told apart."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnist_tf.cli import evaluate
+from mnist_tf.data import Preprocessing
+from mnist_tf.reports import outsiders
+from mnist_tf.reports.calibration import Selection
+from mnist_tf.reports.statistics import rate
+from tests.conftest import refusal
+
+DIGITS = Preprocessing("digits", 28, 28, "grayscale")
+
+
+def test_the_test_images_of_a_data_set_are_taken(sample):
+    found = outsiders.load("sample", DIGITS)
+    assert (found == sample.test_images).all()
+
+
+def test_a_directory_of_images_and_arrays_is_read(tmp_path):
+    np.save(tmp_path / "noise.npy", np.full((3, 28, 28), 7, np.uint8))
+    (tmp_path / "more").mkdir()
+    Image.new("RGB", (40, 60), "red").save(tmp_path / "more" / "red.png")
+    photos = Preprocessing("photo", 28, 28, "grayscale")
+    assert outsiders.load(str(tmp_path), photos).shape == (4, 28, 28)
+
+
+def test_a_directory_in_the_format_of_mnist_is_read(idx_folder, arrays):
+    assert (outsiders.load(str(idx_folder), DIGITS) == arrays[2]).all()
+
+
+@pytest.mark.fault
+def test_what_is_neither_is_an_error():
+    line = refusal(outsiders.load, "letters", DIGITS)
+    assert "--outsiders must be one of auto, mnist, fashion_mnist" in line
+    assert line.endswith("(got 'letters'), or a directory")
+
+
+def test_the_figures_agree_with_values_computed_by_hand():
+    images = np.zeros((4, 2, 2), np.uint8)
+    images[:, 0, 0] = [60, 90, 70, 80]
+
+    def probabilities(batch):
+        share = batch[:, 0, 0] / np.float32(100)
+        return np.stack([share, 1 - share], axis=1)
+
+    found = outsiders.measure(
+        "noise",
+        images,
+        probabilities,
+        np.array([0.95, 0.85, 0.65], np.float32),
+        {0.99: Selection(0.99, 0.75, 0.5, rate(1, 1)), 0.999: None},
+        lambda _: None,
+    )
+    assert found.auroc == pytest.approx((4 + 3 + 1) / 12)
+    assert found.mean == pytest.approx(0.75)
+    assert found.refused == {0.99: 0.5}
+    assert [(index, answer) for index, answer, _ in found.surest] == [
+        (1, 0), (3, 0), (2, 0), (0, 0)
+    ]  # fmt: skip
+    assert found.pictures[0][0, 0] == 90
+
+
+def test_a_report_has_both_sections(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save(
+        tmp_path / "noise.npy",
+        np.random.default_rng(1).integers(0, 256, (50, 28, 28), np.uint8),
+    )
+    evaluate.main([
+        "evaluate", f"--model_dir={trained[1] / 'out'}", "--report=report",
+        "--robustness", f"--outsiders={tmp_path}",
+    ])  # fmt: skip
+    figures = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert len(figures["robustness"]) == 1 + 7 * 4
+    assert figures["robustness"][0]["accuracy"] == figures["accuracy"]["value"]
+    assert figures["outsiders"]["images"] == 50
+    assert 0 <= figures["outsiders"]["auroc"] <= 1
+    html = (tmp_path / "report" / "index.html").read_text("utf-8")
+    assert 'id="robustness"' in html
+    assert 'alt="Outsider ' in html
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("flag", ["--robustness", "--outsiders=sample"])
+def test_without_a_report_there_is_nowhere_to_write(refused, flag):
+    line = refused(evaluate, flag)
+    name = flag.partition("=")[0]
+    assert f"{name} is a part of the report; give --report=DIR" in line
