@@ -123,7 +123,7 @@ class Run:
         )
 
         found = {}
-        for folder in sorted(self.logs.glob("*/*")):
+        for folder in sorted(self.logs.glob("*/*/")):
             events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
             events.Reload()
             for name in events.Tags()["tensors"]:

@@ -10,6 +10,7 @@ import time
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from mnist_tf.run.callbacks import (
     Checkpointer,
@@ -144,7 +145,20 @@ class TestTensorBoardLogger:
 
     def test_without_validation_there_is_one_directory(self, tmp_path):
         TensorBoardLogger(tmp_path / "run", {})(progress(10))
-        assert [path.name for path in (tmp_path / "run").iterdir()] == ["train"]
+        assert [path.name for path in (tmp_path / "run").glob("*/")] == ["train"]
+
+    def test_settings_are_hyper_parameters_of_the_directories_below(self, tmp_path):
+        settings = {"filters": (8, 16), "flip": True, "rate": 0.5, "model": "cnn"}
+        for done in (0, 10):  # once, also if the run is resumed
+            TensorBoardLogger(tmp_path, settings, done)(progress(done + 10))
+        assert len(list(tmp_path.glob("events.*"))) == 1
+        metadata = self.read(tmp_path).SummaryMetadata("_hparams_/session_start_info")
+        plugin = HParamsPluginData.FromString(metadata.plugin_data.content)
+        found = plugin.session_start_info.hparams
+        assert found["filters"].string_value == "8,16"
+        assert found["flip"].bool_value is True
+        assert found["rate"].number_value == 0.5
+        assert found["model"].string_value == "cnn"
 
     def test_points_of_lost_steps_are_removed_on_resume(self, folder):
         # Event files are read in the order of their names, which start with a second.
