@@ -1,6 +1,6 @@
 """What a sweep costs: its overhead, and what pruning saves.
 
-    python -m benchmarks.sweeps [--parts=overhead,pruning] [--rounds=3] [--data_dir=DIR]
+    python -m benchmarks.sweeps [--parts=overhead,pruning] [--rounds=3]
 
 `overhead` compares a trial with the same run started by train.py, in turns. `pruning`
 compares a sweep with hyperband to one without pruning, of the same number of trials.
@@ -26,7 +26,7 @@ from mnist_tf.sweeps.study import Sweep
 
 SEEDS = 5
 PRUNED = (
-    "--flagfile=configs/sweep.cfg", "--filters=8,16", "--epochs=9", "--workers=2",
+    "--flagfile=configs/smoke.cfg", "--epochs=60", "--augment=affine", "--workers=2",
     "--search=learning_rate=log:0.0003:0.1", "--search=ema_decay=0,0.9,0.99",
     "--search=label_smoothing=0:0.2", "--search=optimizer=adam,adamw,sgd",
 )  # fmt: skip
@@ -58,14 +58,13 @@ def overhead(folder: Path, rounds: int) -> dict[str, Any]:
     }
 
 
-def pruning(folder: Path, data_dir: str, trials: int, seed: int) -> dict[str, Any]:
+def pruning(folder: Path, trials: int, seed: int) -> dict[str, Any]:
     """Measures a sweep with and without pruning."""
     found: dict[str, Any] = {}
     for pruner in ("none", "hyperband"):
         place = folder / f"{pruner}-{seed}"
         seconds = _call("sweep.py", *PRUNED, f"--trials={trials}", f"--seed={seed}",
-                        f"--pruner={pruner}", f"--sweep_dir={place}",
-                        f"--data_dir={data_dir}")  # fmt: skip
+                        f"--pruner={pruner}", f"--sweep_dir={place}")  # fmt: skip
         best = Sweep(place).best()[0]
         found[pruner] = {"seconds": seconds, "accuracy": best.values[0]}
     found["ratio"] = found["hyperband"]["seconds"] / found["none"]["seconds"]
@@ -81,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
             found["overhead"] = overhead(Path(name), values["rounds"])
         if "pruning" in values["parts"]:
             found["pruning"] = [
-                pruning(Path(name), values["data_dir"], values["trials"], seed + 1)
+                pruning(Path(name), values["trials"], seed + 1)
                 for seed in range(values["rounds"])
             ]
     json.dump(found, sys.stdout, indent=2)
@@ -90,7 +89,6 @@ def main(argv: Sequence[str]) -> None:
 def _define(values: flags.FlagValues) -> None:
     mine: dict = {"flag_values": values, "module_name": "Benchmark"}
     flags.DEFINE_list("parts", ["overhead", "pruning"], "Parts to measure.", **mine)
-    flags.DEFINE_string("data_dir", "", "Directory with the data.", **mine)
     flags.DEFINE_integer("rounds", 3, "Measurements of each.", 1, **mine)
     flags.DEFINE_integer("trials", 20, "Trials of the sweeps with pruning.", 1, **mine)
 
