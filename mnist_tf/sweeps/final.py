@@ -41,9 +41,9 @@ def run(sweep: Sweep, seeds: int, workers: int) -> str:
     """Trains the best settings with so many seeds; returns what they reach, as text.
 
     It does so once in a sweep: the trial and the seeds are recorded before the first
-    run, and later calls go on with them or tell the result again. For who chooses by
-    the test split learns nothing from it. The runs are in `final/0007-1` and so on, the
-    result in the storage and in final.json.
+    run, and later calls go on with them or tell the result again, because a test split
+    that settings were chosen by says nothing of new images. The runs are in
+    `final/0007-1` and so on, the result in the storage and in final.json.
 
     Raises:
       UserError: no trial is complete, others are still running, or a run has failed.
