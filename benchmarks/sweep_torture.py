@@ -29,7 +29,7 @@ from absl import flags
 
 from benchmarks.process import ROOT
 from mnist_tf import artifact
-from mnist_tf.cli import parsing
+from mnist_tf.cli import parsing, rehearsal
 from mnist_tf.cli.main import run as run_command
 from mnist_tf.data import limits
 from mnist_tf.errors import UserError
@@ -77,12 +77,12 @@ class Sweep:
     def kill(self, generator: random.Random) -> str:
         """Kills something; returns what. Starts again what has ended."""
         sweep = generator.choice(self.processes)
-        trials = psutil.Process(sweep.pid).children() if sweep.poll() is None else []
+        trials = _trials(sweep) if sweep.poll() is None else []
         what = generator.choice(("trial", "sweep", "all"))
         victims = {
-            "trial": [process.pid for process in trials][:1],
+            "trial": trials[:1],
             "sweep": [sweep.pid],
-            "all": [sweep.pid, *(process.pid for process in trials)],
+            "all": [sweep.pid, *trials],
         }[what]
         if sweep.poll() is not None or not victims:
             what = "nothing"
@@ -108,6 +108,16 @@ class Sweep:
         """Returns the rows of the leaderboard."""
         content = json.loads((self.folder / "leaderboard.json").read_text("utf-8"))
         return content["trials"]
+
+
+def _trials(sweep: subprocess.Popen) -> list[int]:
+    """The trials of a sweep; not its check of the settings, which may not fail."""
+    found = []
+    for process in psutil.Process(sweep.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if rehearsal.__name__ not in process.cmdline():
+                found.append(process.pid)
+    return found
 
 
 def compare(sweep: Sweep, number: int, folder: Path) -> None:
