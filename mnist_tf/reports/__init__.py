@@ -1,1 +1,4 @@
-"""Reports on trained models: metrics, comparisons. Imports nothing of the package."""
+"""Reports on trained models: figures, plots, pages, comparisons.
+
+Imports `errors`, `config`, `data`, `stats`, `artifact` and `predictor`; no TensorFlow.
+"""

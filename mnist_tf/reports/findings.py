@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from mnist_tf.reports import calibration, evaluation, label_errors, statistics
+from mnist_tf.reports import evaluation, label_errors, selection, statistics
 from mnist_tf.reports.answers import Answers
-from mnist_tf.reports.calibration import Calibration, RiskCoverage, Selection
 from mnist_tf.reports.evaluation import Evaluation
+from mnist_tf.reports.selection import RiskCoverage, Selection
 from mnist_tf.reports.statistics import ClassRates, Rate
+from mnist_tf.stats import calibration
+from mnist_tf.stats.calibration import Calibration
 
 TARGETS = (0.99, 0.995, 0.999)
 
@@ -166,7 +168,7 @@ def find(answers: Answers, names: tuple[str, ...]) -> Findings:
     after, joint, counts = _second_pass(answers, thresholds, temperatures)
     found = evaluation.of_counts(counts, before.loss)
     images = found.images
-    curve = calibration.risk_coverage(answers.confidence, answers.right)
+    curve = selection.risk_coverage(answers.confidence, answers.right)
     return Findings(
         names=names,
         evaluation=found,

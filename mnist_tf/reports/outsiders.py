@@ -11,7 +11,7 @@ from mnist_tf import data
 from mnist_tf.data import Preprocessing, images
 from mnist_tf.errors import UserError, unknown_name
 from mnist_tf.reports import answers, statistics
-from mnist_tf.reports.calibration import Selection
+from mnist_tf.reports.selection import Selection
 
 _SHOWN = 20  # outsiders, the surest
 

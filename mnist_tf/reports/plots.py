@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnist_tf.reports.calibration import Calibration
 from mnist_tf.reports.findings import Findings
 from mnist_tf.reports.statistics import wilson
+from mnist_tf.stats.calibration import Calibration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

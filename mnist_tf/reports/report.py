@@ -11,9 +11,9 @@ import numpy as np
 
 from mnist_tf.reports import answers, curves, findings, plots
 from mnist_tf.reports.answers import Batch
-from mnist_tf.reports.calibration import SMALLEST
 from mnist_tf.reports.extras import Extras
 from mnist_tf.reports.findings import Findings
+from mnist_tf.stats.calibration import SMALLEST
 
 PAGE, ROWS, FIGURES = "index.html", "predictions.csv", "report.json"
 PLOTS: dict[str, Callable[[Findings, plots.Theme], Any]] = {

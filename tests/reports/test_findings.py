@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from mnist_tf.reports import answers, calibration, evaluation, findings
-from mnist_tf.reports.calibration import Calibration
+from mnist_tf.reports import answers, evaluation, findings
+from mnist_tf.stats import calibration
+from mnist_tf.stats.calibration import Calibration
 
 NAMES = ("cat", "dog", "eel")
 

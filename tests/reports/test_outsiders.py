@@ -9,7 +9,7 @@ from PIL import Image
 from mnist_tf.cli import evaluate
 from mnist_tf.data import Preprocessing
 from mnist_tf.reports import outsiders
-from mnist_tf.reports.calibration import Selection
+from mnist_tf.reports.selection import Selection
 from mnist_tf.reports.statistics import rate
 from tests.conftest import refusal
 
