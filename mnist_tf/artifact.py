@@ -3,7 +3,8 @@
     out/config.json       settings, data set, versions, what happened to the run,
                           checksums of the weights and of the other files
     out/metrics.json      what was measured
-    out/saved_model/      SavedModel with the signature `serve`
+    out/saved_model/      SavedModel with the signature `serve`, and `serving_default`
+                          with the probabilities alone
     out/model.tflite      the same function for LiteRT
     out/model.weights.h5  the weights of the Keras model
     out/checkpoints/      what a run resumes from (see `mnist_tf.run.checkpoints`)
@@ -18,6 +19,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     import keras
 
     from mnist_tf.data import Preprocessing
+    from mnist_tf.nn.typicality import Typicality
 
 SCHEMA_VERSION = 3
 CHECKPOINTS = "checkpoints"
@@ -122,9 +125,9 @@ def config_path(model_dir: str | os.PathLike) -> Path:
 def load_model(model_dir: str | os.PathLike) -> "keras.Model":
     """Rebuilds the Keras model of a model directory, with its weights.
 
-    It maps images [B, H, W, C] of 0..255 to logits [B, C] in float32. If the model was
-    trained with `--test_shift` or `--test_flip`, its attribute `network` is the model
-    without them.
+    It maps images [B, H, W, C] of 0..255 to logits [B, C] in float32. If it divides
+    them by a temperature, its attribute `network` is the model that does not; so it is
+    with the test-time augmentation of `--test_shift` and `--test_flip`.
 
     Raises:
       UserError: there is no model, it is damaged or of an earlier version, or the code
@@ -143,6 +146,7 @@ def load_model(model_dir: str | os.PathLike) -> "keras.Model":
         num_classes=len(found.labels),
         test_shift=found.config.test_shift,
         test_flip=found.config.test_flip,
+        temperature=found.description.get("temperature", 1.0),
     )
     try:
         model.load_weights(str(weights))
@@ -187,6 +191,9 @@ def read(model_dir: str | os.PathLike) -> Artifact:
             height, width = dataset["image_shape"]
             preprocessing = Preprocessing("digits", height, width, "grayscale")
         height, width = preprocessing.height, preprocessing.width
+        temperature = description.get("temperature", 1.0)
+        if type(temperature) not in (int, float) or not 0 < temperature < math.inf:
+            raise ValueError(f"temperature is {temperature!r}")
         if (
             len(labels) < 2
             or not all(isinstance(label, str) for label in labels)
@@ -240,6 +247,7 @@ def write(
     *,
     model: "keras.Model",
     image_shape: tuple[int, ...],
+    typicality: "Typicality | None" = None,
     description: Mapping[str, Any],
     metrics: Callable[[], Mapping[str, Any]],
 ) -> Mapping[str, Any]:
@@ -249,6 +257,7 @@ def write(
       model_dir: created if it does not exist; other files in it are left alone.
       model: maps images [B, H, W, C] of 0..255 to logits; float32.
       image_shape: (height, width) of an image in pixels; in colour (height, width, 3).
+      typicality: tells how typical an image is, from the activations of the model.
       description: the content of config.json besides version and checksums. That of
         the weights is equal for equal weights; files of equal weights may differ.
       metrics: called after the export; returns the content of metrics.json.
@@ -263,7 +272,7 @@ def write(
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir()
     try:
-        _export(model, image_shape, writing)
+        _export(model, image_shape, typicality, writing)
         files = {
             str(file.relative_to(writing)): _sha256(file.read_bytes())
             for file in sorted(writing.rglob("*"))
@@ -353,21 +362,37 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _export(model: "keras.Model", image_shape: tuple[int, ...], folder: Path) -> None:
+def _export(
+    model: "keras.Model",
+    image_shape: tuple[int, ...],
+    typicality: "Typicality | None",
+    folder: Path,
+) -> None:
     import keras  # here for the same reason as in `load_model`
     import tensorflow as tf
+
+    from mnist_tf.model import examine
+    from mnist_tf.nn.typicality import pooled
 
     def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
         if len(image_shape) == 2:
             images = images[..., tf.newaxis]
-        logits = model(images, training=False)
-        return {"probabilities": tf.nn.softmax(logits)}
+        logits, activations = examine(model, images)
+        outputs = {"probabilities": tf.nn.softmax(logits)}
+        if typicality is not None:
+            outputs["typicality"] = typicality(pooled(activations))
+        return outputs
+
+    def serve_probabilities(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": serve(images)["probabilities"]}
 
     # With an explicit batch of None; else the first batch size seen is frozen in.
-    signature = tf.TensorSpec((None, *image_shape), tf.uint8, name="images")
+    signature = [tf.TensorSpec((None, *image_shape), tf.uint8, name="images")]
     archive = keras.export.ExportArchive()
     archive.track(model)
-    archive.add_endpoint("serve", serve, [signature])
+    archive.add_endpoint("serve", serve, signature)
+    # TensorFlow Serving answers with a list of probabilities where there is one output.
+    archive.add_endpoint("serving_default", serve_probabilities, signature)
     saved_model = folder / _SAVED_MODEL
     archive.write_out(str(saved_model), verbose=False)
     converter = tf.lite.TFLiteConverter.from_saved_model(

@@ -221,6 +221,10 @@ class Config:
         "instead of the last ones.", TRAINING)
     evaluate_test: bool = setting(
         True, "Evaluate the trained model on the test images, too.", TRAINING)
+    calibrate: bool = setting(
+        True, "Divide the logits of the exported model by a temperature at which its "
+        "probabilities tell how often it is right. It is fitted to the validation "
+        "images, at least 100; the labels that are predicted stay the same.", TRAINING)
     seed: int = setting(
         1, "Seed of all randomness. The same seed gives the same weights, bit for bit, "
         "on the same machine with the same number of cores.", TRAINING,

@@ -24,22 +24,22 @@ with native_output_hidden():
     tf.config.list_physical_devices()
 
 from mnist_tf import artifact, data, dataloader, model, nn
+from mnist_tf.nn.typicality import Typicality
 from mnist_tf.run import (
     callbacks,
     checkpoints,
     cluster,
     directory,
     distribution,
+    examination,
     fine_tuning,
     hardware,
     manifest,
     publishing,
 )
+from mnist_tf.run.examination import Split
 from mnist_tf.run.signals import GracefulStop
 from mnist_tf.trainer import Callback, NotFiniteError, Trainer
-
-# Images uint8 [n, H, W] or [n, H, W, 3], labels int64 [n], and indices of samples.
-Split = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _MAX_ROLLBACKS = 3  # what these do not cure is not the learning rate
 _ROLLBACK_FACTOR = 0.5  # of the learning rate
@@ -209,12 +209,14 @@ class Experiment:
         log_dir = Path(config.log_dir) / manager.log_name
         trainer, description = self._train(manager, log_dir)
         trainer.finish()
-        finished = self.build_model("float32", finished=True)
-        finished.set_weights(trainer.model.get_weights())
-        measured = self._evaluate(trainer, finished)
+        finished, fit = self._finish(trainer)
+        measured = self._evaluate(trainer, finished) | fit.calibration
         if not self.workers.chief:
             return None
-        metrics = self._export(finished, description, measured, trainer.seconds)
+        description["temperature"] = fit.temperature
+        metrics = self._export(
+            finished, fit.typicality, description, measured, trainer.seconds
+        )
         if config.publish:
             version = publishing.publish(
                 model_dir, config.publish, config.keep, again=False
@@ -451,6 +453,27 @@ class Experiment:
         if trainer.stopped:
             say(f"stopped early: {trainer.stopped}")
 
+    def _finish(self, trainer: Trainer) -> tuple[keras.Model, examination.Fit]:
+        """Returns the model to export, and what is fitted to its answers."""
+        finished = self.build_model("float32", finished=True)
+        finished.set_weights(trainer.model.get_weights())
+        clock = time.perf_counter()
+        fit = self._fit_answers(finished) if self.workers.chief else examination.Fit()
+        temperature = self.workers.gather(fit.temperature)[0]
+        if temperature != 1:
+            finished = model.Calibrated(finished, temperature)
+        trainer.seconds["evaluate"] += time.perf_counter() - clock
+        return finished, fit
+
+    def _fit_answers(self, finished: keras.Model) -> examination.Fit:
+        """Fits temperature and typicality to the answers to a sample of the images."""
+        config = self.config
+        splits = {split: self.splits[split] for split in ("train", "validation")}
+        found = examination.examine(finished, splits, config.seed, config.shards)
+        return examination.fit(
+            found["train"], found.get("validation"), config.calibrate
+        )
+
     def _evaluate(self, trainer: Trainer, finished: keras.Model) -> dict[str, Any]:
         """The content of metrics.json but its times, of the model that is exported."""
         metrics: dict[str, Any] = {"dataset": self.dataset.name}
@@ -473,6 +496,7 @@ class Experiment:
     def _export(
         self,
         finished: keras.Model,
+        fitted: Typicality | None,
         description: Mapping[str, Any],
         metrics: Mapping[str, Any],
         seconds: Mapping[str, float],
@@ -490,6 +514,7 @@ class Experiment:
                 model_dir,
                 model=finished,
                 image_shape=self.dataset.preprocessing.image_shape,
+                typicality=fitted,
                 description=description,
                 metrics=timed,
             )

@@ -1,9 +1,10 @@
 """The networks: uint8 images in, one logit per class out.
 
-Each is a subclassed `keras.Model` that takes images as they are stored (0..255, any
-real dtype, [B, H, W, C]) and scales them itself, so no caller can scale them twice or
-forget to. A new network is one class here and one line in `MODELS`; the arguments of
-its constructor are the settings of the same name.
+Each is a subclassed Keras model that takes images as they are stored (0..255, any real
+dtype, [B, H, W, C]) and scales them itself, so no caller can scale them twice or forget
+to. A new network is one class here and one line in `MODELS`; the arguments of its
+constructor are the settings of the same name. It may be any `keras.Model`; a `Network`
+also shows its features, which tell typical images from others.
 """
 
 import inspect
@@ -22,7 +23,35 @@ from mnist_tf.nn.layers import BatchNormalization, HaarTransform, IdentityInitia
 _FAST = 0.6  # momentum of averages, which follow the large steps of a short training
 
 
-class FullyConnected(keras.Model):
+class Network(keras.Model):
+    """A network in two parts: stages that find features, and a head for the logits.
+
+    Keras passes `training` on to the layers of both.
+    """
+
+    def activations(self, images: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the features after each stage, [B, ..., D]; the head gets the last.
+
+        Args:
+          images: [B, H, W, C] of 0..255.
+        """
+        raise NotImplementedError
+
+    def head(self, features: tf.Tensor) -> tf.Tensor:
+        """Returns the logits [B, num_classes] for the features of the last stage."""
+        raise NotImplementedError
+
+    def examine(self, images: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Returns the logits for images, and the activations that led to them."""
+        found = self.activations(images)
+        return self.head(found[-1]), found
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns logits [B, num_classes] for images [B, H, W, C] of 0..255."""
+        return self.examine(images)[0]
+
+
+class FullyConnected(Network):
     """Dense layers whose sizes shrink linearly from the pixels to the classes.
 
     With `normalization="batch"`, batch normalisation precedes each activation; dropout
@@ -58,16 +87,23 @@ class FullyConnected(keras.Model):
                 self.hidden.append(layers.Dropout(self.dropout))
         self.logits = layers.Dense(self.num_classes)
 
-    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns logits [B, num_classes] for images [B, H, W, C] of 0..255."""
+    def activations(self, images: tf.Tensor) -> list[tf.Tensor]:
+        """See `Network`."""
         pixels = scaled(images, self.compute_dtype)
         features = tf.reshape(pixels, [-1, math.prod(images.shape[1:])])
+        found = []
         for layer in self.hidden:
             features = layer(features)
+            if isinstance(layer, layers.LeakyReLU):
+                found.append(features)
+        return [*found[:-1], features]  # the last after dropout
+
+    def head(self, features: tf.Tensor) -> tf.Tensor:
+        """See `Network`."""
         return self.logits(features)
 
 
-class ConvNet(keras.Model):
+class ConvNet(Network):
     """Stages of convolutions, each at half the resolution of the one before.
 
     A stage is a convolution, 2x2 max pooling, batch normalisation and ReLU, followed by
@@ -94,20 +130,30 @@ class ConvNet(keras.Model):
                 if index == 0:
                     self.features.append(layers.MaxPooling2D(2))
                 self.features.extend([BatchNormalization(), layers.ReLU()])
+        self.depth = len(self.features)  # of the stages
         self.features.append(layers.Flatten())
         if dropout:
             self.features.append(layers.Dropout(dropout))
         self.logits = layers.Dense(num_classes)
 
-    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns logits [B, num_classes] for images [B, H, W, C] of 0..255."""
+    def activations(self, images: tf.Tensor) -> list[tf.Tensor]:
+        """See `Network`."""
         features = scaled(images, self.compute_dtype)
-        for layer in self.features:
+        found = []
+        for layer in self.features[: self.depth]:
+            features = layer(features)
+            if isinstance(layer, layers.ReLU):
+                found.append(features)
+        return found
+
+    def head(self, features: tf.Tensor) -> tf.Tensor:
+        """See `Network`."""
+        for layer in self.features[self.depth :]:
             features = layer(features)
         return self.logits(features)
 
 
-class ResNet(keras.Model):
+class ResNet(Network):
     """A residual network for photos, built for short training.
 
     A stage is a 3x3 convolution, 2x2 max pooling, batch normalisation and GELU, and a
@@ -134,19 +180,23 @@ class ResNet(keras.Model):
         # From 0, because the features are large and random logits would be, too.
         self.logits = layers.Dense(num_classes, kernel_initializer="zeros")
 
-    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns logits [B, num_classes] for images [B, H, W, C] of 0..255."""
+    def activations(self, images: tf.Tensor) -> list[tf.Tensor]:
+        """See `Network`."""
         # Not scaled: bytes are exact in bfloat16, and the normalisation scales.
         pixels = tf.cast(images, self.compute_dtype)
-        features = self.normalize(self.haar(pixels), training=training)
+        features = self.normalize(self.haar(pixels))
         features = gelu(tf.concat([features, -features], -1))
+        found = []
         for conv, normalize, inner_conv, inner_normalize in self.stages:
             features = tf.nn.max_pool2d(conv(features), 2, 2, "VALID")
-            features = gelu(normalize(features, training=training))
-            inner = inner_normalize(inner_conv(features), training=training)
-            features += gelu(inner)
-        features = tf.reduce_max(features, [1, 2])
-        return self.logits(self.dropout(features, training=training))
+            features = gelu(normalize(features))
+            features += gelu(inner_normalize(inner_conv(features)))
+            found.append(features)
+        return found
+
+    def head(self, features: tf.Tensor) -> tf.Tensor:
+        """See `Network`."""
+        return self.logits(self.dropout(tf.reduce_max(features, [1, 2])))
 
 
 def _convolution(filters: int) -> tuple[layers.Layer, layers.Layer]:
@@ -161,7 +211,7 @@ def _convolution(filters: int) -> tuple[layers.Layer, layers.Layer]:
     return conv, BatchNormalization(momentum=_FAST)
 
 
-class Recurrent(keras.Model):
+class Recurrent(Network):
     """Stacked bidirectional LSTMs that read the image row by row.
 
     Each has `units` units in each direction and is followed by dropout.
@@ -186,16 +236,23 @@ class Recurrent(keras.Model):
                 self.features.append(layers.Dropout(dropout))
         self.logits = layers.Dense(num_classes)
 
-    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns logits [B, num_classes] for images [B, H, W, C] of 0..255."""
+    def activations(self, images: tf.Tensor) -> list[tf.Tensor]:
+        """See `Network`."""
         rows = [*images.shape[1:2], math.prod(images.shape[2:])]
         features = tf.reshape(scaled(images, self.compute_dtype), [-1, *rows])
+        found = []
         for layer in self.features:
             features = layer(features)
+            if isinstance(layer, layers.Bidirectional):
+                found.append(features)
+        return [*found[:-1], features]  # the last after dropout
+
+    def head(self, features: tf.Tensor) -> tf.Tensor:
+        """See `Network`."""
         return self.logits(features)
 
 
-class TestTimeAugmented(keras.Model):
+class TestTimeAugmented(Network):
     """Averages a network over several views of each image.
 
     With `shift` these are the image itself and eight copies shifted by that many pixels
@@ -210,6 +267,10 @@ class TestTimeAugmented(keras.Model):
         self.network = network
         self.shift = shift
         self.flip = flip
+
+    def examine(self, images: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Returns the logits, and the activations of the images as they are."""
+        return self(images), examine(self.network, images)[1]
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the logarithms [B, C] of the mean probabilities."""
@@ -233,6 +294,28 @@ class TestTimeAugmented(keras.Model):
         return tf.reduce_logsumexp(log_probabilities, axis=0) - math.log(len(views))
 
 
+class Calibrated(Network):
+    """Divides the logits of a network by a temperature, above 0.
+
+    Above 1, probabilities are less sure; the most probable class stays the same.
+    Method: Guo et al., 2017, arXiv:1706.04599.
+    """
+
+    def __init__(self, network: keras.Model, temperature: float) -> None:
+        super().__init__()
+        self.network = network
+        self.temperature = temperature
+
+    def examine(self, images: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Returns the logits, and the activations of the network."""
+        logits, activations = examine(self.network, images)
+        return logits / self.temperature, activations
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns the divided logits [B, C]."""
+        return self.network(images, training=training) / self.temperature
+
+
 MODELS: dict[str, Callable[..., keras.Model]] = {
     "cnn": ConvNet,
     "resnet": ResNet,
@@ -253,6 +336,7 @@ def build(
     precision: str = "float32",
     test_shift: int = 0,
     test_flip: bool = False,
+    temperature: float = 1.0,
     sync_batch_norm: bool = False,
 ) -> keras.Model:
     """Builds the network called `name`, a key of `MODELS`, with its variables.
@@ -260,7 +344,8 @@ def build(
     Its constructor gets its arguments from `settings`, of which the others are ignored.
     `image_shape` is (height, width) or (height, width, channels). "bfloat16" is mixed
     precision with float32 weights. `test_shift` and `test_flip` wrap the network in
-    `TestTimeAugmented`. `sync_batch_norm` is `synchronized` of each normalisation.
+    `TestTimeAugmented`, and a `temperature` other than 1 in `Calibrated`.
+    `sync_batch_norm` is `synchronized` of each normalisation.
 
     Raises:
       UserError: there is no such network or precision.
@@ -277,6 +362,8 @@ def build(
         model = MODELS[name](num_classes=num_classes, **given)
         if test_shift or test_flip:
             model = TestTimeAugmented(model, test_shift, test_flip)
+        if temperature != 1:
+            model = Calibrated(model, temperature)
         # A subclassed model gets its variables when it is called.
         shape = (*image_shape, 1)[:3]
         model(tf.zeros([1, *shape], tf.uint8))
@@ -293,6 +380,13 @@ def build(
         ) from error
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def examine(model: keras.Model, images: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Returns the logits, and the activations; none of a model that is no `Network`."""
+    if isinstance(model, Network):
+        return model.examine(images)
+    return model(images, training=False), []
 
 
 def scaled(images: tf.Tensor, dtype: str) -> tf.Tensor:

@@ -27,8 +27,33 @@ _BATCH = 256  # images per call; more are no faster and need more memory,
 _BATCH_BYTES = 256 * 32 * 32 * 3  # as do large ones
 _FEW = 16  # images that one thread classifies as fast as all threads
 
-Probabilities = Callable[[np.ndarray], np.ndarray]
-Loaded = tuple[Probabilities, int]  # and the number of classes
+REJECT_ATYPICAL = 0.005  # of 1,000 images like those of the training, 5 are refused
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What the exported function returns for n images; slices are for some of them.
+
+    Attributes:
+      probabilities: float32 [n, C]; each row adds up to 1.
+      typicality: float32 [n], 0..1, how much each image looks like the training images:
+        the fraction of such images that look less like them. None if the model cannot
+        tell.
+    """
+
+    probabilities: np.ndarray
+    typicality: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    def __getitem__(self, part: slice) -> "Outputs":
+        known = None if self.typicality is None else self.typicality[part]
+        return Outputs(self.probabilities[part], known)
+
+
+Function = Callable[[np.ndarray], Outputs]
+Loaded = tuple[Function, Outputs]  # and what it says of a black image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +61,19 @@ class Prediction:
     """The prediction for one image.
 
     Attributes:
-      label: the name of the most probable class; None if the image is blank or the
-        probability is too low.
+      label: the name of the most probable class; None if the image is blank, the
+        probability is too low or the image is not like the training images.
       probability: probability of that class, 0..1; None if the image is blank.
       top: (label, probability) of the most probable classes, best first.
       reason: why there is no label; "" if there is one.
+      typicality: see `Outputs`; None if it is not known.
     """
 
     label: str | None
     probability: float | None
     top: tuple[tuple[str, float], ...] = ()
     reason: str = ""
+    typicality: float | None = None
 
 
 class Predictor:
@@ -55,6 +82,13 @@ class Predictor:
     Args:
       model_dir: a directory written by training.
       runtime: "litert", "tensorflow", or "auto" for LiteRT where it is installed.
+
+    Attributes:
+      artifact: the model directory.
+      labels: the name of each class, in the order of the probabilities.
+      preprocessing: how a picture becomes an input.
+      image_shape: the shape of an input, (height, width) or (height, width, 3).
+      tells_typicality: whether the model can; earlier versions wrote models without.
 
     Raises:
       UserError: there is no model, its parts do not belong together, or the runtime
@@ -68,26 +102,41 @@ class Predictor:
         self.labels = self.artifact.labels
         self.preprocessing = self.artifact.preprocessing
         self.image_shape = self.preprocessing.image_shape
-        self._probabilities, classes = _load(self.artifact, runtime)
+        self._outputs, trial = _load(self.artifact, runtime)
+        self.tells_typicality = trial.typicality is not None
+        classes = trial.probabilities.shape[1]
         if classes != len(self.labels):
             raise UserError(
                 f"{Path(model_dir)}: config.json has {len(self.labels)} labels, but "
                 f"the model has {classes} classes; train again"
             )
 
+    def outputs(self, images: np.ndarray) -> Outputs:
+        """Returns what the model says of images, uint8 [n, H, W(, 3)], n at least 1."""
+        size = min(_BATCH, max(8, _BATCH_BYTES // max(1, images[:1].nbytes)))
+        if len(images) <= size:
+            return self._outputs(images)
+        batches = np.split(images, range(size, len(images), size))
+        found = [self._outputs(batch) for batch in batches]
+        known = [each.typicality for each in found if each.typicality is not None]
+        return Outputs(
+            np.concatenate([each.probabilities for each in found]),
+            np.concatenate(known) if known else None,
+        )
+
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns the probabilities, float32 [n, C], of images, uint8 [n, H, W(, 3)].
 
         There must be at least one image. Each row adds up to 1.
         """
-        size = min(_BATCH, max(8, _BATCH_BYTES // max(1, images[:1].nbytes)))
-        if len(images) <= size:
-            return self._probabilities(images)
-        batches = np.split(images, range(size, len(images), size))
-        return np.concatenate([self._probabilities(batch) for batch in batches])
+        return self.outputs(images).probabilities
 
     def predict(
-        self, images: np.ndarray, top_k: int = 1, reject_below: float = 0.0
+        self,
+        images: np.ndarray,
+        top_k: int = 1,
+        reject_below: float = 0.0,
+        reject_atypical: float = REJECT_ATYPICAL,
     ) -> list[Prediction]:
         """Returns a prediction for each image; a blank image has no label.
 
@@ -96,31 +145,44 @@ class Predictor:
           top_k: number of most probable classes in `Prediction.top`.
           reject_below: labels with a probability below this, 0..1, are withheld;
             `Prediction.top` still has them.
+          reject_atypical: so are those of images with a typicality below this, 0..1.
         """
-        probabilities = self.probabilities(images)
-        return self.to_predictions(images, probabilities, top_k, reject_below)
+        outputs = self.outputs(images)
+        return self.to_predictions(
+            images, outputs, top_k, reject_below, reject_atypical
+        )
 
     def to_predictions(
         self,
         images: np.ndarray,
-        probabilities: np.ndarray,
+        outputs: Outputs,
         top_k: int = 1,
         reject_below: float = 0.0,
+        reject_atypical: float = REJECT_ATYPICAL,
     ) -> list[Prediction]:
-        """Does the same for probabilities [n, C] that are known already."""
+        """Does the same for outputs that are known already."""
         predictions = []
-        for image, row in zip(images, probabilities, strict=True):
+        known = outputs.typicality
+        each = [None] * len(outputs) if known is None else known.tolist()
+        for image, row, typicality in zip(
+            images, outputs.probabilities, each, strict=True
+        ):
             if image.min() == image.max():
                 predictions.append(Prediction(None, None, reason="blank image"))
                 continue
             best = np.argsort(-row, kind="stable")[:top_k]
             top = tuple((self.labels[index], float(row[index])) for index in best)
             label, probability = top[0]
-            if probability < reject_below:
+            reason = ""
+            if typicality is not None and typicality < reject_atypical:
+                reason = "not like the training images"
+            elif probability < reject_below:
                 reason = f"only {probability:.2f} probable: {label}"
-                predictions.append(Prediction(None, probability, top, reason))
-            else:
-                predictions.append(Prediction(label, probability, top))
+            predictions.append(
+                Prediction(
+                    None if reason else label, probability, top, reason, typicality
+                )
+            )
         return predictions
 
 
@@ -145,14 +207,14 @@ def _litert(model: artifact.Artifact, trial: np.ndarray) -> Loaded:
         interpreter = Interpreter(model_content=content, num_threads=threads)
         return interpreter.get_signature_runner("serve")
 
-    def probabilities(images: np.ndarray) -> np.ndarray:
+    def outputs(images: np.ndarray) -> Outputs:
         # For a few images, waking other threads takes longer than they save.
         threads = 1 if len(images) <= _FEW else limits.cores()
-        return runner(threads)(images=images)["probabilities"]
+        return Outputs(**runner(threads)(images=images))
 
     try:
-        return probabilities, probabilities(trial).shape[-1]
-    except (ValueError, RuntimeError, KeyError) as error:
+        return outputs, outputs(trial)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise UserError(f"{model.path} cannot be loaded by LiteRT ({error})") from error
 
 
@@ -161,12 +223,13 @@ def _tensorflow(model: artifact.Artifact, trial: np.ndarray) -> Loaded:
 
     folder = model.saved_model()
 
-    def probabilities(images: np.ndarray) -> np.ndarray:
+    def outputs(images: np.ndarray) -> Outputs:
         serve = loaded.signatures["serve"]  # which alone does not keep `loaded` alive
-        return serve(images=tf.constant(images))["probabilities"].numpy()
+        found = serve(images=tf.constant(images))
+        return Outputs(**{name: tensor.numpy() for name, tensor in found.items()})
 
     try:
         loaded = tf.saved_model.load(str(folder))
-        return probabilities, probabilities(trial).shape[-1]
+        return outputs, outputs(trial)
     except (OSError, ValueError, TypeError, KeyError, tf.errors.OpError) as error:
         raise UserError(f"{folder} cannot be loaded by TensorFlow ({error})") from error

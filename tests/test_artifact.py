@@ -196,6 +196,12 @@ FAULTS = {
     "a setting outside its limits": lambda text: text.replace(
         '"batch_size": 128', '"batch_size": 0'
     ),
+    "a temperature of 0": lambda text: json.dumps(
+        json.loads(text) | {"temperature": 0}
+    ),
+    "a temperature as text": lambda text: json.dumps(
+        json.loads(text) | {"temperature": "1"}
+    ),
     "no checksums": lambda text: text.replace('"files"', '"file"'),
     "deep nesting": lambda text: "[" * 100_000,
 }
@@ -324,7 +330,8 @@ class TestLoadModel:
 
     @pytest.mark.fault
     def test_a_network_that_was_removed_is_named(self, out, monkeypatch):
-        monkeypatch.delitem(MODELS, "fc")
+        others = {name: MODELS[name] for name in MODELS if name != "fc"}
+        monkeypatch.setattr("mnist_tf.model.MODELS", others)
         assert "must be one of cnn, resnet, rnn (got 'fc'" in refusal(
             mnist_tf.load_model, out
         )

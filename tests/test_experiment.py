@@ -113,10 +113,59 @@ def test_test_time_augmentation_is_evaluated_and_exported(run, tmp_path, sample)
     assert not differ(loaded.network.get_weights(), without)
 
 
-def test_without_validation_all_images_are_trained_on(run):
+def test_the_exported_model_is_calibrated_and_tells_what_is_typical(
+    run, tmp_path, sample
+):
+    result = run(epochs=3)
+    found = result.metrics["calibration"]
+    assert found["images"] == 450
+    assert found["expected_error_after"] < found["expected_error_before"]
+    assert result.description["temperature"] == found["temperature"] != 1
+    outputs = Predictor(tmp_path / "out").outputs(sample.test_images)
+    logits = load_model(tmp_path / "out").network(sample.test_images[..., np.newaxis])
+    expected = tf.nn.softmax(logits / found["temperature"])
+    np.testing.assert_allclose(outputs.probabilities, expected, atol=1e-5)
+    of_label = outputs.probabilities[np.arange(500), sample.test_labels]
+    assert -np.log(of_label).mean() == pytest.approx(
+        result.metrics["test"]["loss"], rel=1e-3
+    )
+    assert (outputs.typicality < 0.05).mean() == pytest.approx(0.05, abs=0.04)
+    noise = np.random.default_rng(1).integers(0, 256, (50, 28, 28), np.uint8)
+    assert Predictor(tmp_path / "out").outputs(noise).typicality.max() < 0.005
+
+
+def test_calibrating_changes_no_weight_and_no_answer(run, tmp_path, sample):
+    calibrated = run(epochs=2)
+    plain = run(epochs=2, calibrate=False, model_dir=str(tmp_path / "plain"))
+    assert "calibration" not in plain.metrics
+    assert plain.description["temperature"] == 1
+    assert not differ(calibrated.model.get_weights(), plain.model.get_weights())
+    for split in ("validation", "test"):
+        one, other = calibrated.metrics[split], plain.metrics[split]
+        assert one["accuracy"] == other["accuracy"]
+    assert (
+        calibrated.metrics["validation"]["loss"] < plain.metrics["validation"]["loss"]
+    )
+    images = [Predictor(tmp_path / name).outputs(sample.test_images)
+              for name in ("out", "plain")]  # fmt: skip
+    np.testing.assert_allclose(images[0].typicality, images[1].typicality, atol=1e-4)
+
+
+def test_equal_runs_export_the_same_function(run, tmp_path):
+    run()
+    run(model_dir=str(tmp_path / "again"))
+    one, again = (
+        (tmp_path / name / "model.tflite").read_bytes() for name in ("out", "again")
+    )
+    assert one == again
+
+
+def test_without_validation_all_images_are_trained_on(run, tmp_path):
     result = run(validation_split=0.0)
     assert result.description["dataset"]["images"]["train"] == 4500
     assert "validation" not in result.metrics
+    assert "calibration" not in result.metrics
+    assert Predictor(tmp_path / "out").tells_typicality
     assert "validation_loss" not in result.metrics["history"][0]
     assert "\nvalidation " not in str(result)
 

@@ -65,7 +65,7 @@ def with_metrics(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(stderr):
         patch.setitem(METRICS, "margin", margin)
         patch.setitem(METRICS, "top_3", top_3)
-        return folder, train(folder), stderr.getvalue()
+        return folder, train(folder, calibrate=False), stderr.getvalue()
 
 
 class TestMetrics:

@@ -17,7 +17,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1)).astype(np.uin
 
 
 @functools.cache
-def make(name, precision="float32", test_shift=0, **settings):
+def make(name, precision="float32", test_shift=0, temperature=1.0, **settings):
     """Builds a network, once for all tests that ask for the same."""
     if name == "rnn":
         settings = {"num_layers": 1, "units": 8, **settings}
@@ -28,6 +28,7 @@ def make(name, precision="float32", test_shift=0, **settings):
         num_classes=10,
         precision=precision,
         test_shift=test_shift,
+        temperature=temperature,
     )
 
 
@@ -196,6 +197,36 @@ def test_shifted_copies_are_averaged(pixels):
     wrapped = make("cnn", filters=(4,), test_shift=pixels)
     wrapped.network.set_weights(network.get_weights())
     np.testing.assert_array_equal(tf.nn.softmax(wrapped(IMAGES)), found)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("wrapped", [{}, {"test_shift": 1}, {"temperature": 2.0}])
+def test_activations_are_shown_beside_the_logits(name, wrapped):
+    network = make(name, filters=(4, 8), num_layers=3, units=5, dropout=0.5, **wrapped)
+    logits, activations = models.examine(network, IMAGES)
+    np.testing.assert_array_equal(logits, network(IMAGES))
+    widths = {"cnn": [4, 8], "resnet": [4, 8], "fc": [526, 268], "rnn": [10, 10, 10]}
+    assert [each.shape[-1] for each in activations] == widths[name]
+    assert all(len(each) == len(IMAGES) for each in activations)
+    # Those of the images as they are, without dropout.
+    inner = getattr(network, "network", network)
+    np.testing.assert_array_equal(activations[-1], inner.activations(IMAGES)[-1])
+
+
+def test_a_temperature_divides_the_logits():
+    network = make("cnn", filters=(4,), test_shift=1, temperature=2.0)
+    assert isinstance(network, models.Calibrated)
+    np.testing.assert_array_equal(network(IMAGES), network.network(IMAGES) / 2)
+    assert not isinstance(make("cnn", temperature=1.0), models.Calibrated)
+
+
+def test_any_keras_model_can_be_examined():
+    plain = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
+    logits, activations = models.examine(plain, IMAGES)
+    np.testing.assert_array_equal(logits, plain(IMAGES))
+    assert activations == []
+    _, activations = models.examine(models.TestTimeAugmented(plain, 1), IMAGES)
+    assert activations == []
 
 
 def test_logits_of_certain_predictions_stay_finite():

@@ -7,12 +7,14 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mnist_tf import artifact
 from mnist_tf.config import Config
 from mnist_tf.errors import UserError
-from mnist_tf.model import MODELS, build
-from mnist_tf.predictor import Predictor
+from mnist_tf.model import MODELS, build, examine
+from mnist_tf.nn import typicality
+from mnist_tf.predictor import Outputs, Predictor
 
 LABELS = [f"class {index}" for index in range(10)]
 CANNOT_BE_LOADED = {
@@ -22,9 +24,9 @@ CANNOT_BE_LOADED = {
 IMAGES = np.random.default_rng(1).integers(0, 256, (600, 28, 28)).astype(np.uint8)
 
 
-def write(folder, name="fc", labels=LABELS):
+def write(folder, name="fc", labels=LABELS, model=None, typicality=None):
     settings = {"num_layers": 2, "units": 16, "dropout": 0.5, "normalization": "none"}
-    model = build(name, settings, image_shape=(28, 28), num_classes=10)
+    model = model or build(name, settings, image_shape=(28, 28), num_classes=10)
     description = {
         "config": Config(model=name).to_dict(),
         "dataset": {"name": "sample", "labels": labels, "image_shape": [28, 28]},
@@ -39,6 +41,7 @@ def write(folder, name="fc", labels=LABELS):
         folder,
         model=model,
         image_shape=(28, 28),
+        typicality=typicality,
         description=description,
         metrics=dict,
     )
@@ -93,7 +96,7 @@ def test_predictions_have_labels_and_the_most_probable_first(folder):
 def test_equally_probable_labels_keep_their_order(folder):
     predictor = Predictor(folder)
     predictor.labels = tuple(map(str, range(1000)))  # so many that sorting mixes them
-    rows = np.repeat([[0.0, 0.002]], 500, axis=1)
+    rows = Outputs(np.repeat([[0.0, 0.002]], 500, axis=1))
     (found,) = predictor.to_predictions(IMAGES[:1], rows, top_k=1000)
     assert [label for label, _ in found.top] == [*map(str, range(500, 1000)),
                                                  *map(str, range(500))]  # fmt: skip
@@ -103,7 +106,7 @@ def test_equally_probable_labels_keep_their_order(folder):
 def test_a_blank_image_has_no_label(folder, pixel):
     blank = np.full((1, 28, 28), pixel, np.uint8)
     (prediction,) = Predictor(folder).predict(blank, top_k=3)
-    assert dataclasses.astuple(prediction) == (None, None, (), "blank image")
+    assert dataclasses.astuple(prediction) == (None, None, (), "blank image", None)
 
 
 def test_a_label_that_is_not_probable_enough_is_withheld(folder):
@@ -120,6 +123,79 @@ def test_a_label_that_is_not_probable_enough_is_withheld(folder):
             probable = f"only {before.probability:.2f} probable: {before.label}"
             assert after.reason == probable
     assert sum(each.label is None for each in found) == 25
+
+
+class TestTypicality:
+    @pytest.fixture(scope="class")
+    def fitted(self, tmp_path_factory):
+        """A model that knows images of little ink; half of those it was fitted to."""
+        folder = tmp_path_factory.mktemp("typical")
+        model = write(folder)
+        dark = IMAGES[:400] // 8
+        _, activations = examine(model, dark[..., np.newaxis])
+        features = typicality.pooled(activations).numpy()
+        labels = np.arange(200) % 10
+        found = typicality.fit(features[:200], labels, features[200:])
+        write(folder, model=model, typicality=found)
+        return folder
+
+    @pytest.mark.parametrize("runtime", ["litert", "tensorflow"])
+    def test_it_tells_familiar_images_from_others(self, fitted, runtime):
+        outputs = Predictor(fitted, runtime).outputs(
+            np.concatenate([IMAGES[400:500] // 8, IMAGES[500:]])
+        )
+        assert outputs.typicality.dtype == np.float32
+        assert outputs.typicality.shape == (200,)
+        assert outputs.typicality[:100].mean() == pytest.approx(0.5, abs=0.1)
+        assert outputs.typicality[100:].max() < 0.005
+
+    def test_the_runtimes_agree(self, fitted):
+        one, other = (
+            Predictor(fitted, runtime).outputs(IMAGES[:300] // 8).typicality
+            for runtime in ("litert", "tensorflow")
+        )
+        np.testing.assert_allclose(one, other, atol=1e-3)
+
+    def test_an_unfamiliar_image_has_no_label(self, fitted):
+        predictor = Predictor(fitted)
+        assert predictor.tells_typicality
+        (found,) = predictor.predict(IMAGES[500:501], top_k=2)
+        assert (found.label, found.reason) == (None, "not like the training images")
+        assert len(found.top) == 2
+        assert found.typicality < 0.005
+        (found,) = predictor.predict(IMAGES[500:501], reject_atypical=0)
+        assert (found.label, found.reason) == (found.top[0][0], "")
+
+    def test_the_threshold_can_be_set(self, fitted):
+        predictor = Predictor(fitted)
+        images = IMAGES[400:500] // 8
+        typical = predictor.outputs(images).typicality
+        found = predictor.predict(images, reject_atypical=0.5)
+        assert [each.label is None for each in found] == (typical < 0.5).tolist()
+
+    def test_a_model_that_does_not_tell_it_refuses_nothing(self, folder):
+        predictor = Predictor(folder)
+        assert not predictor.tells_typicality
+        assert predictor.outputs(IMAGES[:3]).typicality is None
+        (found,) = predictor.predict(IMAGES[:1], reject_atypical=1)
+        assert found.label == found.top[0][0]
+        assert found.typicality is None
+
+    def test_the_default_signature_has_the_probabilities_alone(self, fitted):
+        signatures = tf.saved_model.load(str(fitted / "saved_model")).signatures
+        assert set(signatures["serving_default"].structured_outputs) == {
+            "probabilities"
+        }
+        assert set(signatures["serve"].structured_outputs) == {
+            "probabilities", "typicality"
+        }  # fmt: skip
+
+    def test_outputs_can_be_sliced(self):
+        outputs = Outputs(np.eye(4), np.arange(4))
+        assert len(outputs) == 4
+        assert outputs[1:3].typicality.tolist() == [1, 2]
+        assert outputs[1:3].probabilities.tolist() == np.eye(4)[1:3].tolist()
+        assert Outputs(np.eye(4))[1:].typicality is None
 
 
 def test_a_blank_image_is_blank_whatever_the_threshold(folder):

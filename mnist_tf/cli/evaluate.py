@@ -185,12 +185,19 @@ def _write(
     about: dict[str, str],
 ) -> None:
     """Prints the table and writes the report."""
-    path = values["report"]
+    path, typicality = values["report"], list[np.ndarray]()
+
+    def probabilities(batch: np.ndarray) -> np.ndarray:
+        outputs = predictor.outputs(batch)
+        if outputs.typicality is not None:
+            typicality.append(outputs.typicality)
+        return outputs.probabilities
+
     with folder.replaced(path, "--report", report.NAMES) as place:
         with _bar(len(images), "evaluating") as bar:
             found = report.find(
                 place,
-                predictor.probabilities,
+                probabilities,
                 images,
                 labels,
                 predictor.labels,
@@ -202,7 +209,7 @@ def _write(
             _worsen(predictor, images, labels) if values["robustness"] else (),
             None
             if strangers is None
-            else _judge(predictor, found, values["outsiders"], strangers),
+            else _judge(predictor, found, typicality, values["outsiders"], strangers),
         )
         report.write(place, found, images, about, extras)
     say(f"the report is in {path}; open {Path(path) / report.PAGE}")
@@ -242,14 +249,19 @@ def _worsen(
 
 
 def _judge(
-    predictor: Predictor, found: Findings, source: str, strangers: np.ndarray
+    predictor: Predictor,
+    found: Findings,
+    typicality: list[np.ndarray],
+    source: str,
+    strangers: np.ndarray,
 ) -> outsiders.Outsiders:
     with _bar(len(strangers), "outsiders") as bar:
         return outsiders.measure(
             source,
             strangers,
-            predictor.probabilities,
+            predictor.outputs,
             found.confidence,
+            np.concatenate(typicality) if typicality else None,
             found.selections,
             bar.update,
         )

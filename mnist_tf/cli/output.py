@@ -46,6 +46,8 @@ def as_json(rows: Iterable[Row], top_k: int) -> Iterator[str]:
                 {"label": label, "probability": value}
                 for label, value in prediction.top[:top_k]
             ]
+        if prediction.typicality is not None:
+            fields["typicality"] = prediction.typicality
         if prediction.reason:
             fields["reason"] = prediction.reason
         previous = json.dumps(fields, ensure_ascii=False)
@@ -57,17 +59,19 @@ def as_json(rows: Iterable[Row], top_k: int) -> Iterator[str]:
 def as_csv(rows: Iterable[Row], top_k: int) -> Iterator[str]:
     """Formats predictions as CSV with a header and `top_k` labels and probabilities.
 
-    A prediction without a label leaves that cell empty; the last one has the reason.
+    A prediction without a label leaves that cell empty; the last one has the reason,
+    and the one before it the typicality.
     """
     names = ["label", "probability"]
     for rank in range(2, top_k + 1):
         names += [f"label_{rank}", f"probability_{rank}"]
-    yield _csv_line(["source", "index", *names, "reason"])
+    yield _csv_line(["source", "index", *names, "typicality", "reason"])
     for source, index, prediction in rows:
         cells = [cell for pair in prediction.top[:top_k] for cell in pair]
         cells += [""] * (len(names) - len(cells))
         cells[0] = prediction.label or ""
-        yield _csv_line([source, index, *cells, prediction.reason])
+        typicality = "" if prediction.typicality is None else prediction.typicality
+        yield _csv_line([source, index, *cells, typicality, prediction.reason])
 
 
 FORMATS: dict[str, Callable[[Iterable[Row], int], Iterator[str]]] = {

@@ -16,7 +16,7 @@ from absl import flags
 
 from mnist_tf.config import SETTINGS, Switch
 from mnist_tf.errors import UserError, unknown_name
-from mnist_tf.predictor import RUNTIMES
+from mnist_tf.predictor import REJECT_ATYPICAL, RUNTIMES
 
 RECIPES = Path(__file__).parents[1] / "configs"
 _COMMON = "All commands"  # where help lists their flags
@@ -92,6 +92,15 @@ def define_model(values: flags.FlagValues, group: str) -> None:
     flags.DEFINE(PathParser(), "model_dir", "out", text, **mine)
     text = "Runtime to use: auto is litert where it is installed, else tensorflow."
     flags.DEFINE_enum("runtime", "auto", RUNTIMES, text, **mine)
+
+
+def define_reject_atypical(values: flags.FlagValues, group: str) -> None:
+    """Defines the threshold of typicality of the verbs that give labels."""
+    flags.DEFINE_float(
+        "reject_atypical", REJECT_ATYPICAL, "Give no label to an image whose "
+        "typicality is below this: of images like those of the training, this fraction "
+        "is refused. 0 refuses none.", 0.0, 1.0, flag_values=values, module_name=group,
+    )  # fmt: skip
 
 
 def define_config(values: flags.FlagValues, without: Collection[str] = ()) -> None:

@@ -79,6 +79,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "reject_below", 0.0, "Print no label whose probability is below this.",
         lower_bound=0.0, upper_bound=1.0, **mine)
+    parsing.define_reject_atypical(values, "Predict")
     flags.DEFINE_bool(
         "show", False, "Draw each image as the model sees it, with the probabilities "
         "of all labels.", **mine)
@@ -108,6 +109,7 @@ def _predictions(
             np.stack([image for _, _, image in batch]),
             len(labels) if values["show"] else top_k,
             values["reject_below"],
+            values["reject_atypical"],
         )
         for (source, index, image), prediction in zip(batch, predictions, strict=True):
             yield source, index, prediction

@@ -83,6 +83,7 @@ def _serve_alone(
         max_instances=values["max_instances"],
         max_queue_size=values["max_queue_size"],
         reject_below=values["reject_below"],
+        reject_atypical=values["reject_atypical"],
         token=values["token"],
         watch=values["watch"],
     )
@@ -123,6 +124,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "reject_below", 0.0, "/predict returns no label whose probability is below "
         "this.", 0.0, 1.0, **mine)
+    parsing.define_reject_atypical(values, "Server")
     flags.DEFINE_bool(
         "watch", False, "Load a new model as soon as there is one in --model_dir.",
         **mine)

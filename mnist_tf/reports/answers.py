@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 
 _BATCH = 4096  # images between two signs of progress
 _VALUES = 2**18  # probabilities that are read back at a time
 
+T = TypeVar("T")
 Batch = tuple[slice, np.ndarray]  # which images, and their probabilities [n, C]
 
 
@@ -52,21 +53,20 @@ class Answers:
 
 
 def walk(
-    probabilities: Callable[[np.ndarray], np.ndarray],
+    function: Callable[[np.ndarray], T],
     images: np.ndarray,
     progress: Callable[[int], object],
-) -> Iterator[Batch]:
-    """Yields the probabilities of all images, batch by batch.
+) -> Iterator[tuple[slice, T]]:
+    """Yields what a function says of all images, batch by batch.
 
     Args:
-      probabilities: maps uint8 [B, H, W(, 3)] to float32 [B, C], such as
-        `Predictor.probabilities`.
+      function: of images, uint8 [B, H, W(, 3)], such as `Predictor.probabilities`.
       images: uint8 [n, H, W(, 3)]; may be mapped from a file.
       progress: called with the number of images of each batch that is done.
     """
     for start in range(0, len(images), _BATCH):
         part = slice(start, min(start + _BATCH, len(images)))
-        yield part, probabilities(images[part])
+        yield part, function(images[part])
         progress(part.stop - start)
 
 

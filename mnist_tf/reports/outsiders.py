@@ -10,10 +10,26 @@ import numpy as np
 from mnist_tf import data
 from mnist_tf.data import Preprocessing, images
 from mnist_tf.errors import UserError, unknown_name
+from mnist_tf.predictor import REJECT_ATYPICAL, Outputs
 from mnist_tf.reports import answers, statistics
 from mnist_tf.reports.selection import Selection
 
 _SHOWN = 20  # outsiders, the surest
+
+
+@dataclasses.dataclass(frozen=True)
+class Typicality:
+    """How the typicality of images tells outsiders from images of the classes.
+
+    Attributes:
+      auroc: probability that an image of the classes has a higher one than an outsider.
+      refused: fraction of the outsiders that `--reject_atypical` refuses by default.
+      own_refused: fraction of the images of the classes that it refuses.
+    """
+
+    auroc: float
+    refused: float
+    own_refused: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +45,7 @@ class Outsiders:
       refused: by target, the fraction of outsiders that its `--reject_below` refuses.
       surest: (index, class, probability) of the surest answers, the surest first.
       pictures: uint8 [H, W(, 3)], the images of these.
+      typicality: how the typicality tells them; None if the model does not have it.
     """
 
     source: str
@@ -38,6 +55,7 @@ class Outsiders:
     refused: Mapping[float, float]
     surest: Sequence[tuple[int, int, float]]
     pictures: Sequence[np.ndarray]
+    typicality: "Typicality | None" = None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the figures as JSON types."""
@@ -46,6 +64,7 @@ class Outsiders:
             "images": self.images,
             "auroc": self.auroc,
             "mean_probability": self.mean,
+            "typicality": self.typicality and dataclasses.asdict(self.typicality),
             "refused": [
                 {"target": target, "fraction": fraction}
                 for target, fraction in self.refused.items()
@@ -79,8 +98,9 @@ def load(source: str, preprocessing: Preprocessing) -> np.ndarray:
 def measure(
     source: str,
     found: np.ndarray,
-    probabilities: Callable[[np.ndarray], np.ndarray],
+    outputs: Callable[[np.ndarray], Outputs],
     confidence: np.ndarray,
+    typicality: np.ndarray | None,
     selections: Mapping[float, Selection | None],
     progress: Callable[[int], object],
 ) -> Outsiders:
@@ -89,16 +109,20 @@ def measure(
     Args:
       source: where they are from.
       found: uint8 [n, H, W(, 3)], n at least 1.
-      probabilities: maps such images to float32 [n, C].
+      outputs: maps such images to the outputs of the model.
       confidence: float32 [m], the highest probability of images of the classes.
+      typicality: float32 [m], theirs; None if the model does not have it.
       selections: thresholds by target.
       progress: called with the number of images of each batch that is done.
     """
     highest = np.empty(len(found), np.float32)
     answered = np.empty(len(found), np.int32)
-    for part, batch in answers.walk(probabilities, found, progress):
-        highest[part] = batch.max(axis=1)
-        answered[part] = batch.argmax(axis=1)
+    typical = np.empty(len(found), np.float32)
+    for part, batch in answers.walk(outputs, found, progress):
+        highest[part] = batch.probabilities.max(axis=1)
+        answered[part] = batch.probabilities.argmax(axis=1)
+        if batch.typicality is not None:
+            typical[part] = batch.typicality
     order = np.argsort(-highest, kind="stable")[:_SHOWN]
     return Outsiders(
         source,
@@ -112,4 +136,11 @@ def measure(
         },
         [(int(i), int(answered[i]), float(highest[i])) for i in order],
         [found[index] for index in order],
+        None
+        if typicality is None
+        else Typicality(
+            statistics.auroc(typicality, typical),
+            float((typical < REJECT_ATYPICAL).mean()),
+            float((typicality < REJECT_ATYPICAL).mean()),
+        ),
     )

@@ -17,9 +17,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from mnist_tf.predictor import Outputs
+
 _MAX_BLOCKING_SECONDS = 5e-3  # a batch may block the event loop for this long
 
-Model = Callable[[np.ndarray], np.ndarray]
+Model = Callable[[np.ndarray], Outputs]
 
 
 class QueueFullError(Exception):
@@ -33,15 +35,15 @@ class _Job:
     model: Model | None  # None: the batcher's model at the time of the call
 
 
-_Result = tuple[list[_Job], np.ndarray | Exception]
+_Result = tuple[list[_Job], Outputs | Exception]
 
 
 class Batcher:
     """A bounded queue in front of a model that is called by one thread at a time.
 
     Args:
-      model: maps uint8 [n, H, W] to float32 [n, C]. Assign another one to the attribute
-        to use it from the next batch on.
+      model: maps uint8 [n, H, W] to the outputs for n images. Assign another one to the
+        attribute to use it from the next batch on.
       max_batch_size: a batch with this many images takes no further request.
       max_queue_size: the most requests that may wait.
       on_batch: called with the number of images of each batch.
@@ -71,10 +73,8 @@ class Batcher:
         """The number of requests that wait."""
         return len(self._arrived) + self._queue.qsize()
 
-    async def predict(
-        self, images: np.ndarray, model: Model | None = None
-    ) -> np.ndarray:
-        """Returns the probabilities [n, C] of uint8 images [n, H, W].
+    async def predict(self, images: np.ndarray, model: Model | None = None) -> Outputs:
+        """Returns the outputs for uint8 images [n, H, W].
 
         Those of `model`, if it is given, in place of the current one.
 
@@ -141,7 +141,7 @@ class Batcher:
             results.append((same, self._call(model, same)))
         return results
 
-    def _call(self, model: Model, jobs: list[_Job]) -> np.ndarray | Exception:
+    def _call(self, model: Model, jobs: list[_Job]) -> Outputs | Exception:
         parts = [job.images for job in jobs]
         start = time.perf_counter()
         try:

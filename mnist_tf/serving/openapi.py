@@ -41,6 +41,10 @@ _PREDICTION = {
     "properties": {
         "label": {"type": ["string", "null"]},
         "probability": {"type": ["number", "null"]},
+        "typicality": {
+            "description": "How much the image looks like the training images, 0 to 1.",
+            "type": ["number", "null"],
+        },
         "top": {
             "type": "array",
             "items": {
@@ -52,7 +56,7 @@ _PREDICTION = {
         "reason": _STRING,
         "pixels": _BASE64,
     },
-    "required": ["label", "probability", "top", "rejected", "reason"],
+    "required": ["label", "probability", "typicality", "top", "rejected", "reason"],
 }
 _PREDICTIONS = {
     "type": "object",
@@ -166,11 +170,22 @@ def _predict(preprocessing: Preprocessing) -> dict[str, Any]:
         "minItems": 1,
         "items": {"oneOf": [image, _IMAGE_FILE]},
     }
+    outputs = {
+        "description": "The outputs to return; by default the probabilities alone.",
+        "type": "array",
+        "minItems": 1,
+        "items": {"enum": ["probabilities", "typicality"]},
+    }
     bodies = [
-        {"type": "object", "properties": {key: list_of_images}, "required": [key]}
+        {
+            "type": "object",
+            "properties": {key: list_of_images, "output_filter": outputs},
+            "required": [key],
+        }
         for key in ("instances", "inputs")
     ]
     keys = ("predictions", "outputs")
+    answer = {"anyOf": [_PROBABILITIES, {"type": ["array", "object"]}]}
     return {
         "summary": "Predict, compatible with TensorFlow Serving",
         "requestBody": {
@@ -178,8 +193,9 @@ def _predict(preprocessing: Preprocessing) -> dict[str, Any]:
             "content": {_JSON: {"schema": {"oneOf": bodies}}},
         },
         "responses": _responses(
-            "Probabilities of all labels: predictions of instances, outputs of inputs.",
-            {"type": "object", "properties": dict.fromkeys(keys, _PROBABILITIES)},
+            "Probabilities of all labels: predictions of instances, outputs of inputs; "
+            "of several outputs, an object an instance or a list an output.",
+            {"type": "object", "properties": dict.fromkeys(keys, answer)},
             401, 404, 415,
         ),
     }  # fmt: skip

@@ -19,6 +19,7 @@ from mnist_tf.data import Preprocessing, images
 from mnist_tf.errors import UserError, unknown_name
 
 _SIGNATURES = ("", "serve", "serving_default")
+_OUTPUTS = ("probabilities", "typicality")
 _PARAMETERS = ("top_k", "preprocess", "pixels")
 
 
@@ -53,7 +54,7 @@ class Request:
 
 def parse_instances(
     body: bytes, preprocessing: Preprocessing, max_instances: int
-) -> tuple[np.ndarray, str]:
+) -> tuple[np.ndarray, str, tuple[str, ...]]:
     """Parses the body of a predict request to TensorFlow Serving's REST API.
 
     Args:
@@ -65,8 +66,8 @@ def parse_instances(
       max_instances: the most images to accept.
 
     Returns:
-      uint8 [n, H, W] or [n, H, W, 3], and the key of the response: "predictions" or
-      "outputs".
+      uint8 [n, H, W] or [n, H, W, 3]; the key of the response, "predictions" or
+      "outputs"; and the names of the outputs that are asked for.
 
     Raises:
       UserError: the body is something else.
@@ -84,6 +85,12 @@ def parse_instances(
     signature = document.get("signature_name", "")
     if signature not in _SIGNATURES:
         raise UserError(f"signature_name must be 'serve' or absent (got {signature!r})")
+    outputs = document.get("output_filter", [_OUTPUTS[0]])
+    listed = isinstance(outputs, list) and outputs
+    if not listed or not all(name in _OUTPUTS for name in outputs):
+        raise UserError(
+            f"output_filter must be a list of {' or '.join(_OUTPUTS)} (got {outputs})"
+        )
     (key,) = keys
     entries = document[key]
     if key == "inputs" and isinstance(entries, dict):
@@ -92,7 +99,8 @@ def parse_instances(
         raise UserError(f"{key} must be a list of at least one image")
     check_count(len(entries), max_instances)
     found = _images(entries, body, preprocessing, key)
-    return found, "predictions" if key == "instances" else "outputs"
+    key = "predictions" if key == "instances" else "outputs"
+    return found, key, tuple(dict.fromkeys(outputs))
 
 
 def check_count(count: int, max_instances: int) -> None:

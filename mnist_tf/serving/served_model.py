@@ -104,9 +104,12 @@ class ServedModel:
             return {"dtype": dtype, "tensor_shape": {"dim": dim, "unknown_rank": False}}
 
         labels, shape = self.predictor.labels, self.predictor.image_shape
+        outputs = {"probabilities": tensor("DT_FLOAT", -1, len(labels))}
+        if self.predictor.tells_typicality:
+            outputs["typicality"] = tensor("DT_FLOAT", -1)
         signature = {
             "inputs": {"images": tensor("DT_UINT8", -1, *shape)},
-            "outputs": {"probabilities": tensor("DT_FLOAT", -1, len(labels))},
+            "outputs": outputs,
             "method_name": "tensorflow/serving/predict",
         }
         version = str(number or self.version)
@@ -212,7 +215,7 @@ async def watch(model: ServedModel, batcher: Batcher, interval: float = 1.0) -> 
     while True:
         await asyncio.sleep(interval)
         if await asyncio.to_thread(model.reload):
-            batcher.model = model.predictor.probabilities
+            batcher.model = model.predictor.outputs
             say(f"now serving version {model.version}")
 
 

@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import html
 import string
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +26,8 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from mnist_tf.data import images
-from mnist_tf.predictor import Prediction, Predictor
+from mnist_tf.errors import UserError
+from mnist_tf.predictor import REJECT_ATYPICAL, Outputs, Prediction, Predictor
 from mnist_tf.serving import openapi, requests, served_model
 from mnist_tf.serving.batching import Batcher, QueueFullError
 from mnist_tf.serving.middleware import (
@@ -54,6 +55,8 @@ _UNKNOWN_TYPES = ("", "application/x-www-form-urlencoded")  # curl sends it by d
 _JSON_TYPES = (*_UNKNOWN_TYPES, "application/json", "text/plain")
 _FORM_TYPE = "multipart/form-data"
 
+_ROWS = "predictions"  # the key of a response with a row for each image
+
 T = TypeVar("T")
 
 
@@ -67,6 +70,7 @@ class Settings:
       max_instances: the most images in a request.
       max_queue_size: the most requests that wait for the model.
       reject_below: the lowest probability of a label that /predict returns, 0..1.
+      reject_atypical: the lowest typicality of an image that gets a label, 0..1.
       token: the bearer token that clients must send; "" for none.
       watch: whether to load a new model as soon as there is one in the directory.
     """
@@ -76,6 +80,7 @@ class Settings:
     max_instances: int = 1024
     max_queue_size: int = 1024
     reject_below: float = 0.0
+    reject_atypical: float = REJECT_ATYPICAL
     token: str = ""
     watch: bool = False
 
@@ -101,7 +106,7 @@ class Server:
         self.draining = False
         self.metrics = Metrics(lambda: len(self.batcher), lambda: self.model.version)
         self.batcher = Batcher(
-            model.predictor.probabilities,
+            model.predictor.outputs,
             max_queue_size=settings.max_queue_size,
             on_batch=self.metrics.observe_batch,
         )
@@ -159,11 +164,11 @@ class Server:
         )
         # Image files take long to decode, however small they are.
         slow = len(request.body) > _LARGE_BYTES or b'"b64"' in request.body
-        found, key = await self._run(parse, slow)
-        probabilities = await self._predict(found, predictor)
+        found, key, names = await self._run(parse, slow)
+        outputs = await self._predict(found, predictor)
         # Counted once the response is on its way.
-        asyncio.get_running_loop().call_soon(self._count, probabilities)
-        return json_response({key: probabilities})
+        asyncio.get_running_loop().call_soon(self._count, outputs.probabilities)
+        return json_response({key: _chosen(outputs, names, as_rows=key == _ROWS)})
 
     async def predict_file(self, request: Request) -> Response:
         """Predicts the labels of an image file, or of the images in an npy file."""
@@ -180,7 +185,11 @@ class Server:
         found = await self._run(decode, slow=body[:6] != b"\x93NUMPY")
         requests.check_count(len(found), self.settings.max_instances)
         predictions = predictor.to_predictions(
-            found, await self._predict(found), top_k, self.settings.reject_below
+            found,
+            await self._predict(found),
+            top_k,
+            self.settings.reject_below,
+            self.settings.reject_atypical,
         )
         for prediction in predictions:
             self.metrics.count_predictions(prediction.label or "none")
@@ -279,10 +288,10 @@ class Server:
 
     async def _predict(
         self, found: np.ndarray, predictor: Predictor | None = None
-    ) -> np.ndarray:
+    ) -> Outputs:
         """Predicts with the current version, or with that of a predictor."""
         try:
-            model = predictor.probabilities if predictor else None
+            model = predictor.outputs if predictor else None
             return await self.batcher.predict(found, model)
         except QueueFullError:
             size = self.settings.max_queue_size
@@ -302,10 +311,28 @@ def _unsupported(media_type: str, *supported: str) -> HTTPException:
     return HTTPException(415, f"content-type must be {known} (got {media_type})")
 
 
+def _chosen(outputs: Outputs, names: Sequence[str], as_rows: bool) -> Any:
+    """The outputs of these names in the shapes of TensorFlow Serving's REST API."""
+    columns = {name: getattr(outputs, name) for name in names}
+    if any(column is None for column in columns.values()):
+        raise UserError(
+            "output_filter: this model does not tell the typicality; train it again"
+        )
+    if len(columns) == 1:
+        return columns[names[0]]
+    if as_rows:
+        return [
+            dict(zip(columns, row, strict=True))
+            for row in zip(*columns.values(), strict=True)
+        ]
+    return columns
+
+
 def _row(prediction: Prediction) -> dict[str, Any]:
     return {
         "label": prediction.label,
         "probability": prediction.probability,
+        "typicality": prediction.typicality,
         "top": [
             {"label": label, "probability": probability}
             for label, probability in prediction.top

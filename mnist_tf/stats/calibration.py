@@ -99,7 +99,9 @@ def scaled(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     return _softmax(_logarithms(probabilities) / temperature)
 
 
-def best_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
+def best_temperature(
+    probabilities: np.ndarray, labels: np.ndarray, certainty: float = 1.0
+) -> float:
     """Returns the temperature at which the labels are most likely.
 
     The negative log-likelihood is convex in 1 / temperature, so its slope changes sign
@@ -110,12 +112,19 @@ def best_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     Args:
       probabilities: float [n, C], n at least 1.
       labels: int [n].
+      certainty: how probable the labels are, 0..1; the rest is spread evenly over the
+        other classes.
 
     Returns:
       0.01 to 100.
     """
     logarithms = _logarithms(probabilities)
     of_label = np.take_along_axis(logarithms, labels[:, np.newaxis], axis=1).mean()
+    if certainty < 1:
+        of_others = (logarithms.sum(axis=1).mean() - of_label) / (
+            logarithms.shape[1] - 1
+        )
+        of_label = certainty * of_label + (1 - certainty) * of_others
     low, high = _TEMPERATURES
     for _ in range(_HALVINGS):
         middle = math.sqrt(low * high)

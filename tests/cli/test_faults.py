@@ -185,6 +185,7 @@ PREDICT_FLAGS = [
     (["--top_k=1e3", "x.npy"], "--top_k must be a positive integer (got '1e"),
     (["--reject_below=2", "x.npy"], "the range [0.0, 1.0] (got '2')"),
     (["--reject_below=nan", "x.npy"], "the range [0.0, 1.0] (got 'nan')"),
+    (["--reject_atypical=1.5", "x.npy"], "the range [0.0, 1.0] (got '1.5')"),
     (["--reject_below=much", "x.npy"], "the range [0.0, 1.0] (got 'much')"),
     (["--preprocess=digit", "x.npy"], "did you mean 'digits'?"),
     (["--format=xml", "x.npy"], "--format must be one of table, json, csv "),

@@ -14,7 +14,9 @@ from mnist_tf.predictor import Prediction
 from tests.conftest import refusal
 
 SEVEN = Prediction("7", 0.9, (("7", 0.9), ("1", 0.07), ("4", 0.03)))
-SHIRT = Prediction("T-shirt, 長い", 0.5, (("T-shirt, 長い", 0.5), ("Coat", 0.25)))
+SHIRT = Prediction(
+    "T-shirt, 長い", 0.5, (("T-shirt, 長い", 0.5), ("Coat", 0.25)), typicality=0.75
+)
 BLANK = Prediction(None, None, reason="blank image")
 UNSURE = Prediction(None, 0.43, (("7", 0.43), ("1", 0.3)), "only 0.43 probable: 7")
 ROWS = [("digits.npy", 0, SEVEN), ("digits.npy", 1, BLANK), ('"a", ü.png', 0, SHIRT)]
@@ -62,6 +64,7 @@ def test_json_is_an_array_with_one_object_per_line():
             "index": 0,
             "label": "T-shirt, 長い",
             "probability": 0.5,
+            "typicality": 0.75,
         },
     ]
     assert len(written.splitlines()) == len(ROWS) + 2
@@ -81,12 +84,13 @@ def test_csv_has_columns_for_each_of_the_top_k_labels():
         "index",
         *("label", "probability", "label_2", "probability_2"),
         *("label_3", "probability_3"),
+        "typicality",
         "reason",
     ]
     assert lines == [
-        ["digits.npy", "0", "7", "0.9", "1", "0.07", "4", "0.03", ""],
-        ["digits.npy", "1", "", "", "", "", "", "", "blank image"],
-        ['"a", ü.png', "0", "T-shirt, 長い", "0.5", "Coat", "0.25", "", "", ""],
+        ["digits.npy", "0", "7", "0.9", "1", "0.07", "4", "0.03", "", ""],
+        ["digits.npy", "1", "", "", "", "", "", "", "", "blank image"],
+        ['"a", ü.png', "0", "T-shirt, 長い", "0.5", "Coat", "0.25", "", "", "0.75", ""],
     ]
 
 
@@ -102,7 +106,7 @@ def test_a_rejected_prediction_keeps_its_probability_and_reason():
         {"label": "1", "probability": 0.3},
     ]
     assert (
-        text("csv", [row], 1).splitlines()[1] == "x.png,0,,0.43,only 0.43 probable: 7"
+        text("csv", [row], 1).splitlines()[1] == "x.png,0,,0.43,,only 0.43 probable: 7"
     )
 
 
@@ -117,13 +121,13 @@ def test_any_name_round_trips_through_json_and_csv(name):
     (found,) = json.loads(text("json", [row], 1))
     assert (found["source"], found["label"]) == (name, name)
     with io.StringIO(text("csv", [row], 1), newline="") as file:
-        assert list(csv.reader(file))[1] == [name, "0", name, "1.0", ""]
+        assert list(csv.reader(file))[1] == [name, "0", name, "1.0", "", ""]
 
 
 def test_every_format_is_valid_without_predictions():
     assert text("table", [], 1).startswith("source")
     assert json.loads(text("json", [], 1)) == []
-    assert text("csv", [], 1) == "source,index,label,probability,reason"
+    assert text("csv", [], 1) == "source,index,label,probability,typicality,reason"
 
 
 @pytest.mark.parametrize("form", output.FORMATS)

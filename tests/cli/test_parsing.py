@@ -324,7 +324,7 @@ VERBS = {
     train: set(SETTINGS),
     predict: {
         *("model_dir", "runtime", "input", "preprocess", "format", "top_k"),
-        *("reject_below", "show", "output"),
+        *("reject_below", "reject_atypical", "show", "output"),
     },
     recipes: set(),
 }

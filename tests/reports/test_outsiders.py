@@ -8,6 +8,7 @@ from PIL import Image
 
 from mnist_tf.cli import evaluate
 from mnist_tf.data import Preprocessing
+from mnist_tf.predictor import Outputs
 from mnist_tf.reports import outsiders
 from mnist_tf.reports.selection import Selection
 from mnist_tf.reports.statistics import rate
@@ -44,20 +45,25 @@ def test_the_figures_agree_with_values_computed_by_hand():
     images = np.zeros((4, 2, 2), np.uint8)
     images[:, 0, 0] = [60, 90, 70, 80]
 
-    def probabilities(batch):
+    def outputs(batch):
         share = batch[:, 0, 0] / np.float32(100)
-        return np.stack([share, 1 - share], axis=1)
+        return Outputs(np.stack([share, 1 - share], axis=1), share / 200)
 
     found = outsiders.measure(
         "noise",
         images,
-        probabilities,
+        outputs,
         np.array([0.95, 0.85, 0.65], np.float32),
+        np.array([0.9, 0.0042, 0.001], np.float32),
         {0.99: Selection(0.99, 0.75, 0.5, rate(1, 1)), 0.999: None},
         lambda _: None,
     )
     assert found.auroc == pytest.approx((4 + 3 + 1) / 12)
     assert found.mean == pytest.approx(0.75)
+    # 0.003, 0.0045, 0.0035 and 0.004
+    assert found.typicality.auroc == pytest.approx((4 + 3 + 0) / 12)
+    assert found.typicality.refused == 1
+    assert found.typicality.own_refused == pytest.approx(2 / 3)
     assert found.refused == {0.99: 0.5}
     assert [(index, answer) for index, answer, _ in found.surest] == [
         (1, 0), (3, 0), (2, 0), (0, 0)

@@ -76,8 +76,13 @@ def digits():
 
 
 @pytest.fixture(scope="session")
-def expected(model_dir, digits):
-    return Predictor(model_dir).probabilities(digits)
+def outputs(model_dir, digits):
+    return Predictor(model_dir).outputs(digits)
+
+
+@pytest.fixture(scope="session")
+def expected(outputs):
+    return outputs.probabilities
 
 
 def png(image, size=None):

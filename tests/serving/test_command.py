@@ -14,7 +14,7 @@ def test_help_lists_its_flags(capsys):
         *("reject_below", "watch", "log_format", "drain_seconds", "max_body_bytes"),
         *("max_instances", "max_queue_size", "max_connections"),
         *("header_timeout", "body_timeout", "response_timeout"),
-        *("version", "workers"),
+        *("version", "workers", "reject_atypical"),
     }
     check_help(capsys, serve, names)
 
@@ -24,7 +24,7 @@ def test_help_shows_the_numbers_that_a_server_uses_by_default(capsys):
     found = dict(re.findall(r"--(\w+): [^-]*\(default: '([\d.]+)'\)", text))
     assert found == {
         "host": "127.0.0.1", "port": "8080", "drain_seconds": "1.0",
-        "reject_below": "0.0",
+        "reject_below": "0.0", "reject_atypical": "0.005",
         "body_timeout": "10.0", "header_timeout": "10.0", "response_timeout": "10.0",
         "max_body_bytes": str(2**24), "max_connections": "1024",
         "max_instances": "1024", "max_queue_size": "1024", "version": "0",

@@ -550,6 +550,15 @@ class TestErrors:
         expect(page.get_by_role("status")).to_contain_text("only 0.43 sure of 3")
         assert recent(page) == ["?"]
 
+    def test_an_unfamiliar_image_is_a_question(self, page):
+        reason = "not like the training images"
+        strange = prediction(None, ("3", 0.99), ("5", 0.01), reason=reason)
+        page.route("**/predict?*", lambda route: route.fulfill(json=strange))
+        draw(page, SEVEN)
+        expect_label(page, "?")
+        expect(page.get_by_role("status")).to_contain_text("Unfamiliar: 3?")
+        expect(page.get_by_role("status")).to_contain_text(reason)
+
     def test_labels_may_be_words(self, page):
         boot = prediction("Ankle boot", ("Ankle boot", 0.9), ("T-shirt/top", 0.1))
         page.route("**/predict?*", lambda route: route.fulfill(json=boot))

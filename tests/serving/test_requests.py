@@ -63,6 +63,15 @@ BODIES = {
         b'{"signature_name": "train", "instances": []}', 400, "'serve'"),
     "a signature as a list": (
         b'{"signature_name": [1], "instances": []}', 400, "signature_name"),
+    "an unknown output": (
+        b'{"output_filter": ["logits"], "instances": [[0]]}', 400,
+        "probabilities or typicality"),
+    "an output that is no list": (
+        b'{"output_filter": "typicality", "instances": [[0]]}', 400, "output_filter"),
+    "an output that is a list": (
+        b'{"output_filter": [["typicality"]], "instances": [[0]]}', 400,
+        "output_filter"),
+    "no output": (b'{"output_filter": [], "instances": [[0]]}', 400, "(got [])"),
     "too many images": (instances(*[0] * 51), 413, "at most 50"),
     "too large": (b" " * 100_001, 413, "100,000"),
 }  # fmt: skip

@@ -33,7 +33,7 @@ async def keep_asking(batcher, count):
     body = orjson.dumps({"instances": images})
     while True:
         parsed = await asyncio.to_thread(parse_instances, body, (28, 28), count)
-        orjson.dumps((await batcher.predict(parsed[0])).tolist())
+        orjson.dumps((await batcher.predict(parsed[0])).probabilities.tolist())
 
 async def measure(times):
     found = []

@@ -69,6 +69,26 @@ class TestTensorFlowServing:
         found = response.json()["predictions"]
         np.testing.assert_allclose(found, expected[:5], atol=1e-6)
 
+    def test_the_typicality_is_there_where_it_is_asked_for(
+        self, client, digits, outputs
+    ):
+        body = {"instances": digits[:5].tolist()}
+        both = ["probabilities", "typicality"]
+        rows = client.post(PREDICT, json={**body, "output_filter": both}).json()
+        for row, probabilities, typicality in zip(
+            rows["predictions"], outputs.probabilities, outputs.typicality, strict=False
+        ):
+            assert row.keys() == set(both)
+            np.testing.assert_allclose(row["probabilities"], probabilities, atol=1e-6)
+            assert row["typicality"] == pytest.approx(typicality, abs=1e-5)
+        only = client.post(PREDICT, json={**body, "output_filter": both[1:]}).json()
+        found = only["predictions"]
+        np.testing.assert_allclose(found, outputs.typicality[:5], atol=1e-5)
+        body = {"inputs": digits[:5].tolist(), "output_filter": both}
+        columns = client.post(PREDICT, json=body).json()["outputs"]
+        np.testing.assert_allclose(columns["typicality"], found)
+        assert np.shape(columns["probabilities"]) == (5, 10)
+
     def test_status(self, client):
         found = client.get("/v1/models/mnist").json()
         (status,) = found["model_version_status"]
@@ -81,6 +101,7 @@ class TestTensorFlowServing:
         serve = found["metadata"]["signature_def"]["signature_def"]["serve"]
         dim = [{"size": size, "name": ""} for size in ("-1", "28", "28")]
         shape = {"dim": dim, "unknown_rank": False}
+        assert serve["outputs"].keys() == {"probabilities", "typicality"}
         assert serve["inputs"]["images"] == {"dtype": "DT_UINT8", "tensor_shape": shape}
         assert found["metadata"]["labels"] == list("0123456789")
         assert found["metadata"]["image_shape"] == [28, 28]
@@ -105,7 +126,8 @@ class TestFiles:
 
     def test_an_npy_file(self, client, digits, expected):
         response = client.post("/predict", content=npy(digits[:50]))
-        labels = [int(row["label"]) for row in response.json()["predictions"]]
+        rows = response.json()["predictions"]
+        labels = [int(row["top"][0]["label"]) for row in rows]
         assert labels == expected[:50].argmax(1).tolist()
 
     def test_an_upload(self, client, digits):
@@ -128,6 +150,18 @@ class TestFiles:
         assert row["rejected"]
         assert row["top"][0]["label"] == "0"
 
+    def test_an_image_unlike_the_training_images_has_no_label(self, client, model_dir):
+        noise = np.random.default_rng(1).integers(0, 256, (1, 28, 28), np.uint8)
+        (row,) = client.post("/predict", content=npy(noise)).json()["predictions"]
+        assert (row["label"], row["reason"]) == (None, "not like the training images")
+        assert row["rejected"]
+        assert row["typicality"] < 0.005
+        assert len(row["top"]) == 3
+        with running_server(model_dir, "--reject_atypical=0") as server:
+            response = httpx.post(f"{server.url}/predict", content=npy(noise))
+        (row,) = response.json()["predictions"]
+        assert row["label"] == row["top"][0]["label"]
+
 
 def test_all_formats_give_the_same_labels(client, digits, expected):
     labels = expected.argmax(1).tolist()
@@ -140,7 +174,8 @@ def test_all_formats_give_the_same_labels(client, digits, expected):
         for found in (as_json, as_png):
             found = np.argmax(found["predictions"], axis=1)
             assert found.tolist() == labels[start : start + 50]
-        assert [int(row["label"]) for row in as_npy] == labels[start : start + 50]
+        tops = [int(row["top"][0]["label"]) for row in as_npy]
+        assert tops == labels[start : start + 50]
 
 
 def test_all_paths_are_documented(client):

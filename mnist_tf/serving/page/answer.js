@@ -8,6 +8,7 @@ const RECENT = 10; // predictions in the list of recent ones
 const COARSE = 64; // pixels per side of an image that is shown pixel by pixel
 const BIG = 2; // characters that are shown as a big glyph
 const WORD = 16; // characters that are shown as a large word
+const ATYPICAL = "not like the training images"; // a reason that the server gives
 
 const areDigits = document.documentElement.dataset.method === "digits";
 const characters = new Intl.Segmenter();
@@ -42,7 +43,8 @@ export function showAnswer({ predictions, image_shape: shape, model, version }, 
     remember(key, label, probability, pixels, shape);
   } else if (rejected) {
     const choice = top.slice(0, 2).map((one) => one.label);
-    showVerdict("?", `Not sure: ${choice.join(" or ")}?`, reason);
+    const sentence = reason === ATYPICAL ? `Unfamiliar: ${choice[0]}?` : `Not sure: ${choice.join(" or ")}?`;
+    showVerdict("?", sentence, reason);
     remember(key, "?", top[0].probability, pixels, shape);
   } else {
     showVerdict("", "Nothing to recognise.", reason);

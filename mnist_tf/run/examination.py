@@ -1,0 +1,165 @@
+"""What a trained network says of images, and what is fitted to its answers."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mnist_tf import dataloader, model
+from mnist_tf.nn import typicality
+from mnist_tf.nn.typicality import Typicality
+from mnist_tf.stats.calibration import Calibration, best_temperature, scaled
+
+# Images uint8 [n, H, W] or [n, H, W, 3], labels int64 [n], and indices of samples.
+Split = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+_MOST, _MOST_BYTES = 10_000, 2**28  # of the images of a sample
+_FEWEST = 100  # images that a temperature can be fitted to
+
+
+@dataclasses.dataclass(frozen=True)
+class Examination:
+    """What a network says of n images.
+
+    Attributes:
+      labels: int64 [n].
+      probabilities: float32 [n, C].
+      features: float32 [n, D], see `nn.typicality.pooled`; None for a model that is no
+        `Network`.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    features: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def examine(
+    network: keras.Model, splits: Mapping[str, Split], seed: int, threads: int
+) -> dict[str, Examination]:
+    """Asks a network about a sample of the images of each split that has any.
+
+    A sample has at most 10,000 images, fewer large ones.
+
+    Args:
+      network: maps images [B, H, W, C] to logits [B, C].
+      splits: by name, images uint8 [n, H, W] or [n, H, W, 3], labels int64 [n] and
+        indices into both.
+      seed: of the choice of images.
+      threads: batches that run at a time.
+    """
+    shape = next(iter(splits.values()))[0].shape[1:]
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *shape, 1)[:4], tf.uint8)])
+    @tf.autograph.experimental.do_not_convert
+    def answer(batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        logits, activations = model.examine(network, batch)
+        features = [typicality.pooled(activations)] if activations else []
+        return tf.nn.softmax(logits), *features
+
+    def work(split: Split, part: np.ndarray) -> list[tuple[tf.Tensor, ...]]:
+        images, labels, _ = split
+        batches = dataloader.evaluation_batches(images, labels, indices=part)
+        return [answer(batch) for batch, _ in batches]
+
+    found = {}
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for name, split in splits.items():
+            images, labels, indices = split
+            if len(indices):
+                chosen = _sample(images, indices, seed)
+                parts = np.array_split(chosen, min(threads, len(chosen)))
+                answers = pool.map(functools.partial(work, split), parts)
+                columns = zip(*itertools.chain.from_iterable(answers), strict=True)
+                found[name] = Examination(
+                    labels[chosen], *(np.concatenate(column) for column in columns)
+                )
+    return found
+
+
+def _sample(images: np.ndarray, indices: np.ndarray, seed: int) -> np.ndarray:
+    """Chooses indices evenly, in order."""
+    most = min(_MOST, max(_FEWEST, _MOST_BYTES // max(1, images[:1].nbytes)))
+    if len(indices) <= most:
+        return indices
+    return np.sort(np.random.default_rng(seed).choice(indices, most, replace=False))
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """What is fitted to the answers of a network.
+
+    Attributes:
+      temperature: divides the logits.
+      typicality: tells how typical an image is; None for a model that is no `Network`.
+      calibration: what metrics.json says of it; empty if no temperature was fitted.
+    """
+
+    temperature: float = 1.0
+    typicality: Typicality | None = None
+    calibration: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def fit(training: Examination, held_out: Examination | None, calibrate: bool) -> Fit:
+    """Fits temperature and typicality.
+
+    Args:
+      training: of training images.
+      held_out: of images that the network has not seen; None if there are none.
+      calibrate: whether to fit a temperature, to at least 100 held-out images.
+    """
+    typical = fit_typicality(training, held_out)
+    if not calibrate or held_out is None or len(held_out) < _FEWEST:
+        return Fit(typicality=typical)
+    temperature = fit_temperature(held_out)
+    before, after = Calibration(), Calibration()
+    before.add(held_out.probabilities, held_out.labels)
+    after.add(scaled(held_out.probabilities, temperature), held_out.labels)
+    return Fit(
+        temperature,
+        typical,
+        {
+            "calibration": {
+                "temperature": temperature,
+                "images": len(held_out),
+                "expected_error_before": before.expected_error,
+                "expected_error_after": after.expected_error,
+            }
+        },
+    )
+
+
+def fit_temperature(held_out: Examination) -> float:
+    """Returns the temperature at which the labels of held-out images are most likely.
+
+    A label is not taken for certain, but for as likely as (n + 1) / (n + 2), so that
+    probabilities stay below 1 where all answers are right (Platt, 1999, section 2.2).
+    """
+    certainty = (len(held_out) + 1) / (len(held_out) + 2)
+    return best_temperature(held_out.probabilities, held_out.labels, certainty)
+
+
+def fit_typicality(
+    training: Examination, held_out: Examination | None
+) -> Typicality | None:
+    """Fits what is typical of training images; None for a model that is no `Network`.
+
+    Without held-out images, every fifth training image is held out from the fit. The
+    network has seen these, so that they look more typical than new ones.
+    """
+    features, labels = training.features, training.labels
+    if features is None:
+        return None
+    if held_out is not None and held_out.features is not None:
+        return typicality.fit(features, labels, held_out.features)
+    apart = np.arange(len(labels)) % 5 == 0
+    rest = ~apart if len(labels) > 1 else apart
+    return typicality.fit(features[rest], labels[rest], features[apart])
