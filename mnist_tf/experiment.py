@@ -36,6 +36,7 @@ from mnist_tf.run import (
     publishing,
 )
 from mnist_tf.run.signals import GracefulStop
+from mnist_tf.stats import drift
 from mnist_tf.trainer import Callback, NotFiniteError, Trainer
 
 # Images uint8 [n, H, W] or [n, H, W, 3], labels int64 [n], and indices of samples.
@@ -43,6 +44,8 @@ Split = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _MAX_ROLLBACKS = 3  # what these do not cure is not the learning rate
 _ROLLBACK_FACTOR = 0.5  # of the learning rate
+_REFERENCE_IMAGES = 10_000  # whose figures servers compare with those of their images
+_REFERENCE_BYTES = 2**28  # or fewer large ones, which would need much memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,6 +217,8 @@ class Experiment:
         measured = self._evaluate(trainer, finished)
         if not self.workers.chief:
             return None
+        images, probabilities = self._answered(trainer, finished)
+        description["reference"] = drift.to_json(drift.reference(images, probabilities))
         metrics = self._export(finished, description, measured, trainer.seconds)
         if config.publish:
             version = publishing.publish(
@@ -470,6 +475,26 @@ class Experiment:
             "history": trainer.history,
         }
 
+    def _answered(
+        self, trainer: Trainer, finished: keras.Model
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns some training images, and the probabilities of images held out.
+
+        Of a network that was trained on all of them, those of training images.
+        """
+        clock = time.perf_counter()
+        images, _, rows = self.splits["train"]
+        seen = images[_some(rows, images[0].nbytes)]
+        held_out = "validation" if len(self.splits["validation"][2]) else "train"
+        images, labels, rows = self.splits[held_out]
+        batches = dataloader.evaluation_batches(
+            images, labels, indices=_some(rows, images[0].nbytes)
+        )
+        logits = [finished(batch, training=False) for batch, _ in batches]
+        probabilities = tf.nn.softmax(tf.concat(logits, axis=0)).numpy()
+        trainer.seconds["evaluate"] += time.perf_counter() - clock
+        return seen, probabilities
+
     def _export(
         self,
         finished: keras.Model,
@@ -519,6 +544,12 @@ def _split(config: Config, dataset: data.Dataset) -> dict[str, Split]:
         splits["train"] = (images, labels, train)
         splits["validation"] = (images, labels, validation)
     return {name: splits[name] for name in ("train", "validation", "test")}
+
+
+def _some(rows: np.ndarray, image_bytes: int) -> np.ndarray:
+    """Returns evenly spaced ones of these indices, as many as a reference needs."""
+    count = min(len(rows), _REFERENCE_IMAGES, max(1, _REFERENCE_BYTES // image_bytes))
+    return rows[np.arange(count) * len(rows) // count]
 
 
 def _own_shards(config: Config, replicas: int) -> int:
