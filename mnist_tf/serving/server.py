@@ -99,7 +99,11 @@ class Server:
         self.model = model
         self.settings = settings
         self.draining = False
-        self.metrics = Metrics(lambda: len(self.batcher), lambda: self.model.version)
+        self.metrics = Metrics(
+            lambda: len(self.batcher),
+            lambda: self.model.version,
+            lambda: [each.artifact for each in self.model.loaded().values()],
+        )
         self.batcher = Batcher(
             model.predictor.probabilities,
             max_queue_size=settings.max_queue_size,
@@ -162,7 +166,9 @@ class Server:
         found, key = await self._run(parse, slow)
         probabilities = await self._predict(found, predictor)
         # Counted once the response is on its way.
-        asyncio.get_running_loop().call_soon(self._count, probabilities)
+        answered = predictor or self.model.predictor
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._count, answered, found, probabilities)
         return json_response({key: probabilities})
 
     async def predict_file(self, request: Request) -> Response:
@@ -179,8 +185,10 @@ class Server:
         )
         found = await self._run(decode, slow=body[:6] != b"\x93NUMPY")
         requests.check_count(len(found), self.settings.max_instances)
+        probabilities = await self._predict(found)
+        self.metrics.drift.add(predictor.artifact, found, probabilities)
         predictions = predictor.to_predictions(
-            found, await self._predict(found), top_k, self.settings.reject_below
+            found, probabilities, top_k, self.settings.reject_below
         )
         for prediction in predictions:
             self.metrics.count_predictions(prediction.label or "none")
@@ -290,8 +298,11 @@ class Server:
                 f"the queue is full ({size} requests); retry later"
             ) from None
 
-    def _count(self, probabilities: np.ndarray) -> None:
-        labels = self.model.predictor.labels
+    def _count(
+        self, predictor: Predictor, found: np.ndarray, probabilities: np.ndarray
+    ) -> None:
+        self.metrics.drift.add(predictor.artifact, found, probabilities)
+        labels = predictor.labels
         best = probabilities.argmax(axis=1).tolist()
         for index in set(best):
             self.metrics.count_predictions(labels[index], best.count(index))
