@@ -71,9 +71,10 @@ class TestFigures:
     ):
         assert (of(framed(inner, outer))["ink"] > 0) == is_ink
 
-    def test_the_background_is_that_of_most_outermost_pixels(self):
-        image = framed(255, 0)
-        image[0, :] = 255  # a stroke that leaves the image
+    @pytest.mark.parametrize(("pen", "paper"), [(255, 0), (0, 255)])
+    def test_the_background_is_that_of_most_outermost_pixels(self, pen, paper):
+        image = framed(pen, paper)
+        image[0, :] = pen  # a stroke that leaves the image
         assert of(image)["ink"] == pytest.approx((4 + 6) / 36)
 
     @given(IMAGES)
