@@ -18,7 +18,7 @@ from mnist_tf.artifact import Artifact
 from mnist_tf.stats import drift
 
 _SECONDS = 1.0  # between two counts
-_BYTES = 2**20  # of pixels in one count: 1,337 digits, which take 3 to 4 ms
+_BYTES = 2**20  # of pixels in one count: 1,337 digits, which take 6 to 10 ms
 _BINS = "mnist_tf_drift_bin_images"
 _SUMS = "mnist_tf_drift_sum"
 _LIVE = {
@@ -36,7 +36,7 @@ class Drift:
 
     Images are counted once a second, all at once: one at a time they would take a third
     of the time of their requests. Of more than 1 MiB of pixels in a second a part is
-    left out, so that counting takes less than 1% of the time under any load.
+    left out, so that counting takes at most about 1% of the time under any load.
 
     Args:
       models: returns the models that are loaded.
@@ -49,8 +49,8 @@ class Drift:
         self._models = models
         self._waiting: list[tuple[Artifact, np.ndarray, np.ndarray]] = []
         self._room = _BYTES
-        # Processes add up counters alone, and a histogram of theirs has the same
-        # buckets for each model. `exposed` makes histograms of these.
+        # Not the client's histograms, whose buckets would be the same for each model
+        # and which count one image at a time. `exposed` makes histograms of these.
         bins = Counter("drift_bin_images", "", ["model", "feature", "bin"], **make)
         sums = Counter("drift_sum", "", ["model", "feature"], **make)
         self._bin = functools.cache(bins.labels)
