@@ -47,13 +47,14 @@ def main(argv: Sequence[str]) -> None:
     found: dict[str, Any] = {"test images": {"refused": _refused(own.typicality)}}
     for name, outsiders in _outsiders(predictor.preprocessing, values["clothes"]):
         outputs = predictor.outputs(outsiders)
+        typicality = np.asarray(outputs.typicality)
         found[name] = {
             "images": len(outsiders),
-            "auroc": auroc(own.typicality, outputs.typicality),
+            "auroc": auroc(own.typicality, typicality),
             "auroc of the top probability": auroc(
                 own.probabilities.max(axis=1), outputs.probabilities.max(axis=1)
             ),
-            "refused": _refused(outputs.typicality),
+            "refused": _refused(typicality),
         }
     found["time of one image"] = _ratio(values["model_dir"], digits[:IMAGES])
     json.dump(found, sys.stdout, indent=2)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from mnist_tf.data import Preprocessing
     from mnist_tf.nn.typicality import Typicality
+    from mnist_tf.stats.drift import Histogram
 
 SCHEMA_VERSION = 3
 CHECKPOINTS = "checkpoints"
@@ -66,6 +67,8 @@ class Artifact:
       preprocessing: how a picture becomes the input of the model.
       dataset: the name of the data set that the model was trained on.
       description: the content of config.json.
+      reference: what the images and answers of training are like; empty for a model
+        that was written before there was one.
     """
 
     path: Path
@@ -74,6 +77,7 @@ class Artifact:
     preprocessing: "Preprocessing"
     dataset: str
     description: Mapping[str, Any]
+    reference: "Mapping[str, Histogram]" = dataclasses.field(default_factory=dict)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -166,6 +170,7 @@ def read(model_dir: str | os.PathLike) -> Artifact:
     """
     # Here, because `import mnist_tf` alone needs no NumPy.
     from mnist_tf.data.preprocessing import RESIZES, Preprocessing
+    from mnist_tf.stats import drift
 
     path = Path(model_dir)
     if not path.is_dir():
@@ -205,12 +210,19 @@ def read(model_dir: str | os.PathLike) -> Artifact:
             or not isinstance(description["files"], dict)
         ):
             raise ValueError("dataset or files")
+        reference: Mapping[str, Histogram] = {}
+        if "reference" in description:  # later than the others
+            reference = drift.from_json(description["reference"])
+            if not isinstance(description["weights_sha256"], str):
+                raise ValueError("weights_sha256")
         config = Config.from_dict(settings)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     except _DAMAGE as error:
         raise _damaged(name, error) from error
-    return Artifact(path, config, labels, preprocessing, dataset["name"], description)
+    return Artifact(
+        path, config, labels, preprocessing, dataset["name"], description, reference
+    )
 
 
 def read_metrics(model_dir: str | os.PathLike) -> Mapping[str, Any]:

@@ -213,7 +213,7 @@ class Experiment:
         measured = self._evaluate(trainer, finished) | fit.calibration
         if not self.workers.chief:
             return None
-        description["temperature"] = fit.temperature
+        description |= {"temperature": fit.temperature, "reference": fit.reference}
         metrics = self._export(
             finished, fit.typicality, description, measured, trainer.seconds
         )
@@ -469,9 +469,11 @@ class Experiment:
         """Fits temperature and typicality to the answers to a sample of the images."""
         config = self.config
         splits = {split: self.splits[split] for split in ("train", "validation")}
-        found = examination.examine(finished, splits, config.seed, config.shards)
+        found = examination.examine(finished, splits, config.shards)
+        training = found["train"]
+        images = self.dataset.train_images[training.rows]
         return examination.fit(
-            found["train"], found.get("validation"), config.calibrate
+            images, training, found.get("validation"), config.calibrate
         )
 
     def _evaluate(self, trainer: Trainer, finished: keras.Model) -> dict[str, Any]:

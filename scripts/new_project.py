@@ -52,7 +52,7 @@ PARTS = {
             "mnist_tf/serving/", "mnist_tf/cli/serve.py", "serve.py", "tests/serving/",
             "deploy/Dockerfile", "deploy/mnist_tf.service",
             "deploy/kubernetes/serve.yaml", "requirements/", "docs/serving.md",
-            "docs/page.png",
+            "docs/drift.md", "docs/page.png",
             "tests/test_photos.py",
         ),
         targets=("serve",),

@@ -20,6 +20,7 @@ from mnist_tf.config import Config
 from mnist_tf.data import Preprocessing
 from mnist_tf.model import MODELS, build
 from mnist_tf.predictor import Predictor
+from mnist_tf.stats import drift
 from tests.conftest import contents, refusal
 from tests.run.test_checkpoints import disk_calls
 
@@ -218,6 +219,47 @@ def test_a_config_json_that_is_wrong_is_named(out, fault):
         assert content != path.read_text()
         path.write_text(content)
     assert refusal(artifact.read, out).startswith(str(path))
+
+
+class TestReference:
+    HISTOGRAM: ClassVar = {"edges": [0.25, 0.5], "images": [3, 4, 5], "sum": 4.5}
+
+    @staticmethod
+    def read(out, reference, **others):
+        changed = {"reference": reference, **others}
+        rewrite(out / "config.json", lambda content: content | changed)
+        return artifact.read(out)
+
+    def test_a_model_of_an_earlier_version_has_none(self, out):
+        assert artifact.read(out).reference == {}
+
+    def test_what_was_written_is_read(self, out):
+        found = self.read(out, dict.fromkeys(drift.FEATURES, self.HISTOGRAM))
+        expected = drift.Histogram((0.25, 0.5), (3, 4, 5), 4.5)
+        assert found.reference == dict.fromkeys(drift.FEATURES, expected)
+
+    @pytest.mark.fault
+    @pytest.mark.parametrize(
+        "reference",
+        [
+            None,
+            [],
+            {},
+            dict.fromkeys(drift.FEATURES),
+            dict.fromkeys(drift.FEATURES[1:], HISTOGRAM),
+            dict.fromkeys(drift.FEATURES, HISTOGRAM | {"images": [3, 4]}),
+        ],
+    )
+    def test_a_damaged_one_is_named(self, out, reference):
+        line = refusal(lambda: self.read(out, reference))
+        assert line.startswith(f"{out / 'config.json'} is damaged (")
+        assert line.endswith("; train again")
+
+    @pytest.mark.fault
+    def test_weights_without_a_checksum_have_no_name_to_count_under(self, out):
+        reference = dict.fromkeys(drift.FEATURES, self.HISTOGRAM)
+        line = refusal(lambda: self.read(out, reference, weights_sha256=7))
+        assert line.endswith("config.json is damaged (weights_sha256); train again")
 
 
 @pytest.mark.fault

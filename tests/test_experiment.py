@@ -13,11 +13,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from mnist_tf import experiment, load_model
+from mnist_tf import artifact, data, experiment, load_model
 from mnist_tf.config import Config
 from mnist_tf.errors import UserError
 from mnist_tf.predictor import Predictor
-from mnist_tf.run import hardware
+from mnist_tf.run import examination, hardware
+from mnist_tf.stats import drift
 from tests.conftest import contents
 
 
@@ -79,6 +80,53 @@ def test_the_result_is_what_was_written(run, tmp_path, sample):
     loaded = load_model(tmp_path / "out")
     np.testing.assert_array_equal(loaded(images[..., np.newaxis]), logits)
     assert str(tmp_path / "out") in str(result)
+
+
+def reference(folder):
+    return json.loads((folder / "config.json").read_text())["reference"]
+
+
+def test_the_reference_is_of_training_images_and_of_answers_for_validation(
+    run, tmp_path, sample
+):
+    result = run(validation_split=0.1)
+    found = artifact.read(tmp_path / "out").reference
+    assert reference(tmp_path / "out") == result.description["reference"]
+    rows, held_out = data.stratified_split(sample.train_labels, 0.1, Config().seed)
+    images = sample.train_images
+    answers = Predictor(tmp_path / "out").probabilities(images[held_out])
+    expected = drift.reference(images[rows], answers)
+    for name in drift.INPUT_FEATURES:
+        assert found[name] == expected[name]
+    # LiteRT rounds otherwise.
+    assert sum(found["top_probability"].images) == len(held_out)
+    assert found["top_probability"].sum == pytest.approx(
+        expected["top_probability"].sum, abs=1e-3
+    )
+
+
+def test_without_validation_the_answers_are_those_for_training_images(run):
+    found = run(validation_split=0.0).description["reference"]
+    assert [sum(each["images"]) for each in found.values()] == [4500] * 4
+
+
+def test_the_reference_is_of_a_bounded_number_of_images(run, monkeypatch, sample):
+    monkeypatch.setattr(examination, "_MOST", 450)
+    found = run(validation_split=0.0).description["reference"]
+    # Evenly spaced, as the classes may be in order.
+    expected = drift.figures(sample.train_images[::10])
+    for name, values in expected.items():
+        assert found[name] == drift.to_json({name: drift.histogram(values)})[name]
+    assert sum(found["top_probability"]["images"]) == 450
+
+
+def test_equal_runs_have_equal_references(run, tmp_path):
+    run()
+    first = reference(tmp_path / "out")
+    run(overwrite=True)
+    assert reference(tmp_path / "out") == first
+    run(overwrite=True, seed=2)
+    assert reference(tmp_path / "out") != first
 
 
 def test_bfloat16_is_exported_as_float32(run, tmp_path, sample):

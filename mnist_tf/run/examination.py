@@ -14,6 +14,7 @@ import tensorflow as tf
 from mnist_tf import dataloader, model
 from mnist_tf.nn import typicality
 from mnist_tf.nn.typicality import Typicality
+from mnist_tf.stats import drift
 from mnist_tf.stats.calibration import Calibration, best_temperature, scaled
 
 # Images uint8 [n, H, W] or [n, H, W, 3], labels int64 [n], and indices of samples.
@@ -28,12 +29,14 @@ class Examination:
     """What a network says of n images.
 
     Attributes:
+      rows: int [n], where they are among the images of their split.
       labels: int64 [n].
       probabilities: float32 [n, C].
       features: float32 [n, D], see `nn.typicality.pooled`; None for a model that is no
         `Network`.
     """
 
+    rows: np.ndarray
     labels: np.ndarray
     probabilities: np.ndarray
     features: np.ndarray | None = None
@@ -43,7 +46,7 @@ class Examination:
 
 
 def examine(
-    network: keras.Model, splits: Mapping[str, Split], seed: int, threads: int
+    network: keras.Model, splits: Mapping[str, Split], threads: int
 ) -> dict[str, Examination]:
     """Asks a network about a sample of the images of each split that has any.
 
@@ -53,7 +56,6 @@ def examine(
       network: maps images [B, H, W, C] to logits [B, C].
       splits: by name, images uint8 [n, H, W] or [n, H, W, 3], labels int64 [n] and
         indices into both.
-      seed: of the choice of images.
       threads: batches that run at a time.
     """
     shape = next(iter(splits.values()))[0].shape[1:]
@@ -75,22 +77,20 @@ def examine(
         for name, split in splits.items():
             images, labels, indices = split
             if len(indices):
-                chosen = _sample(images, indices, seed)
+                chosen = _sample(images, indices)
                 parts = np.array_split(chosen, min(threads, len(chosen)))
                 answers = pool.map(functools.partial(work, split), parts)
                 columns = zip(*itertools.chain.from_iterable(answers), strict=True)
-                found[name] = Examination(
-                    labels[chosen], *(np.concatenate(column) for column in columns)
-                )
+                arrays = [np.concatenate(column) for column in columns]
+                found[name] = Examination(chosen, labels[chosen], *arrays)
     return found
 
 
-def _sample(images: np.ndarray, indices: np.ndarray, seed: int) -> np.ndarray:
-    """Chooses indices evenly, in order."""
+def _sample(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Chooses evenly spaced indices, as the classes may be in order."""
     most = min(_MOST, max(_FEWEST, _MOST_BYTES // max(1, images[:1].nbytes)))
-    if len(indices) <= most:
-        return indices
-    return np.sort(np.random.default_rng(seed).choice(indices, most, replace=False))
+    count = min(len(indices), most)
+    return indices[np.arange(count) * len(indices) // count]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,39 +101,49 @@ class Fit:
       temperature: divides the logits.
       typicality: tells how typical an image is; None for a model that is no `Network`.
       calibration: what metrics.json says of it; empty if no temperature was fitted.
+      reference: what servers compare their images with, as JSON types.
     """
 
     temperature: float = 1.0
     typicality: Typicality | None = None
     calibration: dict[str, Any] = dataclasses.field(default_factory=dict)
+    reference: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def fit(training: Examination, held_out: Examination | None, calibrate: bool) -> Fit:
-    """Fits temperature and typicality.
+def fit(
+    images: np.ndarray,
+    training: Examination,
+    held_out: Examination | None,
+    calibrate: bool,
+) -> Fit:
+    """Fits temperature and typicality, and describes images and answers.
 
     Args:
-      training: of training images.
+      images: uint8 [n, H, W] or [n, H, W, 3], the training images that were examined.
+      training: of these.
       held_out: of images that the network has not seen; None if there are none.
       calibrate: whether to fit a temperature, to at least 100 held-out images.
     """
-    typical = fit_typicality(training, held_out)
-    if not calibrate or held_out is None or len(held_out) < _FEWEST:
-        return Fit(typicality=typical)
-    temperature = fit_temperature(held_out)
-    before, after = Calibration(), Calibration()
-    before.add(held_out.probabilities, held_out.labels)
-    after.add(scaled(held_out.probabilities, temperature), held_out.labels)
+    temperature, calibration = 1.0, {}
+    # A network is surer of images that it was trained on.
+    probabilities = (held_out or training).probabilities
+    if calibrate and held_out is not None and len(held_out) >= _FEWEST:
+        temperature = fit_temperature(held_out)
+        before, after = Calibration(), Calibration()
+        before.add(probabilities, held_out.labels)
+        probabilities = scaled(probabilities, temperature)
+        after.add(probabilities, held_out.labels)
+        calibration["calibration"] = {
+            "temperature": temperature,
+            "images": len(held_out),
+            "expected_error_before": before.expected_error,
+            "expected_error_after": after.expected_error,
+        }
     return Fit(
         temperature,
-        typical,
-        {
-            "calibration": {
-                "temperature": temperature,
-                "images": len(held_out),
-                "expected_error_before": before.expected_error,
-                "expected_error_after": after.expected_error,
-            }
-        },
+        fit_typicality(training, held_out),
+        calibration,
+        drift.to_json(drift.reference(images, probabilities)),
     )
 
 

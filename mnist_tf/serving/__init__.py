@@ -1,7 +1,7 @@
 """Serves a model over HTTP: routes, batching, limits, metrics and a page to draw on.
 
-Imports `errors`, `data`, `artifact` and `predictor` of the package, and no TensorFlow
-unless that is the runtime; needs what requirements/serve.txt lists.
+Imports `errors`, `data`, `stats`, `artifact` and `predictor` of the package, and no
+TensorFlow unless that is the runtime; needs what requirements/serve.txt lists.
 """
 
 from mnist_tf.serving.middleware import Limits

@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
 from prometheus_client import (
@@ -14,9 +14,14 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     generate_latest,
     multiprocess,
 )
+from prometheus_client.registry import Collector
+
+from mnist_tf.artifact import Artifact
+from mnist_tf.serving.drift import Drift
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # where processes share their metrics
 _SECONDS = (5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -31,10 +36,17 @@ class Metrics:
     Args:
       queue_size: returns the number of requests that wait.
       version: returns the version of the model.
+      models: returns the models that are loaded.
+
+    Attributes:
+      drift: counts what images and answers are like.
     """
 
     def __init__(
-        self, queue_size: Callable[[], int], version: Callable[[], int]
+        self,
+        queue_size: Callable[[], int],
+        version: Callable[[], int],
+        models: Callable[[], Iterable[Artifact]],
     ) -> None:
         self.registry = CollectorRegistry()
         make: dict[str, Any] = {"namespace": "mnist_tf", "registry": self.registry}
@@ -59,6 +71,7 @@ class Metrics:
             "model_version", "Version of the model that is served.",
             multiprocess_mode="livemin", **make,
         )  # fmt: skip
+        self.drift = Drift(models, make)
         self._shared = _FOLDER in os.environ
         self._gauges: list[tuple[Gauge, Callable[[], int]]] = []
         if self._shared:  # other processes cannot call the functions
@@ -88,16 +101,27 @@ class Metrics:
 
     def render(self) -> bytes:
         """Returns all metrics in Prometheus' text format."""
-        registry = self.registry
+        self.drift.count()
+        collector: Collector = self.registry
         if self._shared:
             self._set_gauges()
-            registry = CollectorRegistry()
-            multiprocess.MultiProcessCollector(registry)
-        return generate_latest(registry)
+            collector = multiprocess.MultiProcessCollector(None)
+        return generate_latest(_Exposed(self.drift, collector))
 
     def _set_gauges(self) -> None:
         for gauge, value in self._gauges:
             gauge.set(value())
+
+
+class _Exposed(Collector):
+    """The metrics of a collector, with those of drift in the form for Prometheus."""
+
+    def __init__(self, drift: Drift, collector: Collector) -> None:
+        self.drift = drift
+        self.collector = collector
+
+    def collect(self) -> Iterable[Metric]:
+        return self.drift.exposed(self.collector.collect())
 
 
 class AccessLog:

@@ -104,7 +104,11 @@ class Server:
         self.model = model
         self.settings = settings
         self.draining = False
-        self.metrics = Metrics(lambda: len(self.batcher), lambda: self.model.version)
+        self.metrics = Metrics(
+            lambda: len(self.batcher),
+            lambda: self.model.version,
+            lambda: [each.artifact for each in self.model.loaded().values()],
+        )
         self.batcher = Batcher(
             model.predictor.outputs,
             max_queue_size=settings.max_queue_size,
@@ -167,7 +171,9 @@ class Server:
         found, key, names = await self._run(parse, slow)
         outputs = await self._predict(found, predictor)
         # Counted once the response is on its way.
-        asyncio.get_running_loop().call_soon(self._count, outputs.probabilities)
+        answered = predictor or self.model.predictor
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._count, answered, found, outputs.probabilities)
         return json_response({key: _chosen(outputs, names, as_rows=key == _ROWS)})
 
     async def predict_file(self, request: Request) -> Response:
@@ -184,9 +190,11 @@ class Server:
         )
         found = await self._run(decode, slow=body[:6] != b"\x93NUMPY")
         requests.check_count(len(found), self.settings.max_instances)
+        outputs = await self._predict(found)
+        self.metrics.drift.add(predictor.artifact, found, outputs.probabilities)
         predictions = predictor.to_predictions(
             found,
-            await self._predict(found),
+            outputs,
             top_k,
             self.settings.reject_below,
             self.settings.reject_atypical,
@@ -299,8 +307,11 @@ class Server:
                 f"the queue is full ({size} requests); retry later"
             ) from None
 
-    def _count(self, probabilities: np.ndarray) -> None:
-        labels = self.model.predictor.labels
+    def _count(
+        self, predictor: Predictor, found: np.ndarray, probabilities: np.ndarray
+    ) -> None:
+        self.metrics.drift.add(predictor.artifact, found, probabilities)
+        labels = predictor.labels
         best = probabilities.argmax(axis=1).tolist()
         for index in set(best):
             self.metrics.count_predictions(labels[index], best.count(index))

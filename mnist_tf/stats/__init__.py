@@ -1,4 +1,4 @@
-"""What is measured of answers, in NumPy alone: by training, reports and servers alike.
+"""What is measured of images and answers, in NumPy alone, for every room below.
 
 Imports nothing of the package.
 """

@@ -1,4 +1,4 @@
-"""Every example in docs/serving.md runs."""
+"""Every example in docs/serving.md and docs/drift.md runs."""
 
 import json
 import re
@@ -8,11 +8,19 @@ import sys
 import urllib.request
 
 import pytest
+import yaml
 
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "docs" / "serving.md").read_text("utf-8")
-EXAMPLES = re.findall(r"^```(bash|python)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+DRIFT = (ROOT / "docs" / "drift.md").read_text("utf-8")
+
+
+def blocks(language, text):
+    return re.findall(rf"^```({language})\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+EXAMPLES = blocks("bash|python", TEXT)
 
 
 def run(server, language, code):
@@ -25,7 +33,7 @@ def run(server, language, code):
     return done.stdout
 
 
-@pytest.mark.parametrize(("language", "code"), EXAMPLES)
+@pytest.mark.parametrize(("language", "code"), [*EXAMPLES, *blocks("bash", DRIFT)])
 def test_an_example_runs(server, language, code):
     if language == "bash" and not shutil.which("curl"):
         pytest.skip("curl is not installed")
@@ -56,11 +64,36 @@ def test_the_response_has_the_structure_shown(server):
     assert structure(response) == structure(json.loads(shown))
 
 
+def metrics(server, pattern=r"^# TYPE (\w+) "):
+    with urllib.request.urlopen(f"{server.url}/metrics") as response:
+        return set(re.findall(pattern, response.read().decode(), re.MULTILINE))
+
+
 def test_every_metric_in_the_text_exists(server):
     named = set(re.findall(r"`(mnist_tf_\w+)`", TEXT))
-    with urllib.request.urlopen(f"{server.url}/metrics") as response:
-        known = re.findall(r"(?m)^# TYPE (\w+) ", response.read().decode())
-    assert named == {name for name in known if not name.endswith("_created")}
+    assert named == {name for name in metrics(server) if not name.endswith("_created")}
+
+
+def test_curl_shows_the_lines_about_drift_that_are_in_the_text(server):
+    ((_, code),) = blocks("bash", DRIFT)
+    (shown,) = re.findall(r"^```\n(mnist_tf_.*?)^```", DRIFT, re.MULTILINE | re.DOTALL)
+    found = run(server, "bash", code)
+    series = r'^(\w+)\{(?:(feature="\w+"),)?model="[0-9a-f]{12}"\} \d+\.\d+$'
+    names = re.findall(series, shown, re.MULTILINE)
+    assert re.findall(series, found, re.MULTILINE) == names
+    assert len(names) == len(shown.splitlines()) == len(found.splitlines())
+
+
+def test_the_alarms_are_about_series_that_exist(server):
+    ((_, code),) = blocks("yaml", DRIFT)
+    (group,) = yaml.safe_load(code)["groups"]
+    series = metrics(server, r"^(mnist_tf_\w+)[{ ]")
+    for rule in group["rules"]:
+        named = set(re.findall(r"mnist_tf_\w+", rule["expr"]))
+        assert named and named <= series
+        assert rule["expr"].count("(") == rule["expr"].count(")")
+    named = set(re.findall(r"`(mnist_tf_\w+)`", DRIFT))
+    assert named <= metrics(server) | series
 
 
 def test_every_flag_in_the_text_exists():
