@@ -222,3 +222,25 @@ class TestHParams:
         assert points(logs / "final", "seconds") == [(18, seconds)]
         pace = result.metrics["images_per_second"]
         assert points(logs / "final", "images_per_second") == [(18, pace)]
+
+    def test_they_are_those_of_the_run_that_ended_last(self, tmp_path):
+        train(tmp_path, epochs=1)
+        longer = train(tmp_path, resume=True)
+        ((step, loss),) = points(longer.log_dir / "final", "test_loss")
+        assert (step, loss) == (18, longer.metrics["test"]["loss"])
+
+    @pytest.mark.fault
+    def test_without_logs_the_run_still_ends(self, tmp_path, capsys):
+        class Spoil:
+            """Puts a file in the place of the logs."""
+
+            def __call__(self, progress):
+                if progress.step == 9:
+                    (folder,) = (tmp_path / "logs").iterdir()
+                    shutil.rmtree(folder)
+                    folder.write_text("a file")
+
+        result = train(tmp_path, {"extra_callbacks": [Spoil()]})
+        assert result.metrics["test"]["accuracy"] > 0.5
+        warnings = "".join(capsys.readouterr().err.split())
+        assert "therungoesonwithoutcurves" in warnings
