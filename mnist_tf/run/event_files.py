@@ -1,14 +1,19 @@
 """The event files of a run: what TensorBoard reads, written without ending the run."""
 
 import contextlib
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
+from PIL import Image
+from tensorboard.plugins.image.metadata import create_summary_metadata
 
 from mnist_tf.errors import warn
+
+_IMAGE = create_summary_metadata(display_name=None, description="")
 
 
 class EventFiles:
@@ -38,8 +43,11 @@ class EventFiles:
 
     def image(self, folder: str, name: str, picture: np.ndarray, step: int) -> None:
         """Writes a picture, uint8 [H, W, 3]."""
+        height, width = picture.shape[:2]
+        values = tf.constant([str(width), str(height), _png(picture)])
         with self.writing(folder, step):
-            tf.summary.image(name, picture[np.newaxis])
+            # As tf.summary.image, which takes several times as long.
+            tf.summary.write(name, values, metadata=_IMAGE)
 
     def graph(self, folder: str, model: keras.Model, images: tf.TensorSpec) -> None:
         """Writes the graph of a prediction of a model for such images."""
@@ -92,6 +100,12 @@ class EventFiles:
         if self.failed:
             return tf.summary.create_noop_writer()
         return self._writers[folder]
+
+
+def _png(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def truncate(events: Path, step: int) -> None:

@@ -3,6 +3,7 @@
 All are uint8 [H, W, 3] and at most about 1,200 pixels high and wide.
 """
 
+import functools
 import math
 from typing import cast
 
@@ -180,6 +181,7 @@ def _upwards(text: str, font: ImageFont.FreeTypeFont, ink: str) -> Image.Image:
     return picture.transpose(Image.Transpose.ROTATE_90)
 
 
+@functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
 
