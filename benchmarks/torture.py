@@ -127,7 +127,7 @@ class Run:
             events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
             events.Reload()
             for name in events.Tags()["tensors"]:
-                if name not in ("images_per_second", "settings"):
+                if name not in ("images_per_second", "seconds", "settings"):
                     found[f"{folder.name}/{name}"] = [
                         (event.step, event.tensor_proto.SerializeToString())
                         for event in events.Tensors(name)

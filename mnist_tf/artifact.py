@@ -8,6 +8,7 @@
     out/model.tflite      the same function for LiteRT
     out/model.weights.h5  the weights of the Keras model
     out/checkpoints/      what a run resumes from (see `mnist_tf.run.checkpoints`)
+    out/report.png        what the train command draws of the run; no part of the model
 
 A new model replaces an old one atomically. It is written and synced in a folder of its
 own inside the model directory; renaming that folder to `.incoming` makes it the model,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 3
 CHECKPOINTS = "checkpoints"
+REPORT = "report.png"
 
 # 1 has no weights, and settings of other names; 1 and 2 are models of digits.
 _READABLE = (1, 2, SCHEMA_VERSION)

@@ -50,6 +50,10 @@ FILTERS = (
     "one to six integers between 1 and 4096",
     lambda value: 1 <= len(value) <= 6 and min(value) >= 1 and max(value) <= 4096,
 )
+STEPS = (
+    "first:last, two steps of which the first is at least 2, such as 100:110",
+    lambda value: value == "" or as_steps(value) is not None,
+)
 PATH = ("a path", lambda value: value != "")
 
 DATA, MODEL, TRAINING, RUN = "Data", "Model", "Training", "Run"
@@ -259,6 +263,12 @@ class Config:
     log_every: int = setting(
         50, "Run the callbacks (progress, TensorBoard, checkpoints) every this many "
         "steps.", RUN, limits=AT_LEAST_1)
+    profile_steps: str = setting(
+        "", "Profile these steps, such as 100:110, for TensorBoard's Profile tab. "
+        "Empty profiles none.", RUN, limits=STEPS)
+    report: bool = setting(
+        True, "End the run with report.png in --model_dir: curves, confusion matrix "
+        "and worst mistakes. Needs matplotlib; there is none without.", RUN)
     strategy: str = setting(
         "auto", "How to distribute the training: single (one device), mirrored (all "
         "GPUs of this machine), multi_worker (all machines that TF_CONFIG or Slurm "
@@ -322,6 +332,20 @@ def as_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def as_steps(text: str) -> tuple[int, int] | None:
+    """Returns the first and the last step of a range; None if it is none.
+
+    The first step of a run is part of no range: it prepares what the others reuse.
+
+    >>> as_steps("100:110"), as_steps("1:3"), as_steps("5")
+    ((100, 110), None, None)
+    """
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal()):
+        return None
+    return (int(first), int(last)) if 2 <= int(first) <= int(last) else None
 
 
 SETTINGS: dict[str, dataclasses.Field] = {f.name: f for f in dataclasses.fields(Config)}

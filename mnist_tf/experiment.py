@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from mnist_tf.config import Config
+from mnist_tf.config import Config, as_steps
 from mnist_tf.errors import Interrupted, UserError, native_output_hidden, say, warn
 
 with native_output_hidden():
@@ -35,10 +35,13 @@ from mnist_tf.run import (
     fine_tuning,
     hardware,
     manifest,
+    profiling,
     publishing,
+    tensorboard,
 )
 from mnist_tf.run.examination import Split
 from mnist_tf.run.signals import GracefulStop
+from mnist_tf.stats.mistakes import Answers, Mistakes, find_mistakes
 from mnist_tf.trainer import Callback, NotFiniteError, Trainer
 
 _MAX_ROLLBACKS = 3  # what these do not cure is not the learning rate
@@ -56,6 +59,8 @@ class Result:
       metrics: the content of metrics.json.
       model_dir: the model directory.
       log_dir: the TensorBoard directory of the run.
+      mistakes: those on the validation split, or on the test split if there is no
+        other; None without both. Of several workers, in the share of the chief.
     """
 
     model: keras.Model
@@ -63,6 +68,7 @@ class Result:
     metrics: Mapping[str, Any]
     model_dir: Path
     log_dir: Path
+    mistakes: Mistakes | None = None
 
     def __str__(self) -> str:
         folders = (self.model_dir, self.log_dir)
@@ -190,6 +196,8 @@ class Experiment:
         steps = max(steps, config.min_steps_per_epoch)
         self.steps_per_epoch = min(steps, config.max_steps_per_epoch or steps)
         self.steps = config.epochs * self.steps_per_epoch
+        _check_profile(config, self.steps)
+        self.answers: dict[str, Answers | None] = {}  # of the finished model
         self.seconds = {"data": time.perf_counter() - clock}
 
     def run(self) -> Result | None:
@@ -222,7 +230,10 @@ class Experiment:
                 model_dir, config.publish, config.keep, again=False
             )
             say(f"published {Path(config.publish) / str(version)}")
-        return Result(finished, description, metrics, model_dir, log_dir)
+        tensorboard.log_final(log_dir, metrics)
+        split = next(iter(self.answers), "validation")
+        found = self._find_mistakes(split, self.answers.get(split))
+        return Result(finished, description, metrics, model_dir, log_dir, found)
 
     def build_model(self, precision: str, finished: bool = False) -> keras.Model:
         """Builds the network for the images and labels of the data set.
@@ -282,6 +293,7 @@ class Experiment:
             strategy=self.strategy,
             restore_best_weights=config.restore_best_weights,
             log_every=min(config.log_every, config.save_every or config.log_every),
+            log_at=profiling.called_after(as_steps(config.profile_steps)),
             shards=_own_shards(config, self.strategy.num_replicas_in_sync),
             gather=self.workers.gather,
         )
@@ -413,8 +425,14 @@ class Experiment:
         if trainer.step >= self.steps:
             say("the run is complete; raise --epochs to train on")
         progress = callbacks.ProgressBar(done=trainer.step)
-        tensorboard = callbacks.TensorBoardLogger(
+        logger = tensorboard.TensorBoardLogger(
             log_dir, config.to_dict(), trainer.step, workers.chief
+        )
+        mistakes_logger = tensorboard.MistakesLogger(
+            logger, lambda: self._find_mistakes("validation", trainer.answers)
+        )
+        profiler = profiling.Profiler(
+            log_dir, as_steps(config.profile_steps), workers.chief
         )
         early_stopping = callbacks.EarlyStopping(trainer, config.early_stopping)
         early_stopping.check()
@@ -432,19 +450,22 @@ class Experiment:
         with GracefulStop(stop, workers.tell) as signals:
             workers.on_signal(signals.receive_elsewhere)
             try:
+                batches = self.training_batches(trainer)
+                self._log_start(logger, trainer, batches)
                 trainer.fit(
-                    self.training_batches(trainer),
+                    batches,
                     epochs=config.epochs,
                     steps_per_epoch=self.steps_per_epoch,
                     validation=self.evaluation_batches("validation"),
                     callbacks=[
-                        tensorboard, *self.extra_callbacks, early_stopping,
-                        checkpointer, progress,
+                        logger, *self.extra_callbacks, profiler.stop, mistakes_logger,
+                        early_stopping, checkpointer, progress, profiler.start,
                     ],
                 )  # fmt: skip
             finally:
                 progress.close()
-            tensorboard.close()
+                profiler.close()
+            logger.close()
             signum = max(workers.gather(signals.signum))
             if signum:
                 save()
@@ -452,6 +473,32 @@ class Experiment:
                 raise Interrupted(signum, f"{where}; continue with --resume")
         if trainer.stopped:
             say(f"stopped early: {trainer.stopped}")
+
+    def _log_start(
+        self,
+        logger: tensorboard.TensorBoardLogger,
+        trainer: Trainer,
+        batches: tf.data.Dataset,
+    ) -> None:
+        """Logs the first training images and the graph of the network, if it starts."""
+        if not logger.starts or trainer.step >= self.steps:
+            return
+        clock = time.perf_counter()
+        first, _ = next(iter(batches))  # which the trainer gets, too
+        images = self.strategy.experimental_local_results(first)[0]
+        logger.training_images(images, trainer.step)
+        if self.workers.count == 1:  # else all would have to trace it
+            spec = tf.TensorSpec((None, *images.shape[1:]), images.dtype)
+            logger.graph("train", trainer.model, spec)
+        trainer.seconds["callbacks"] += time.perf_counter() - clock
+
+    def _find_mistakes(self, split: str, answers: Answers | None) -> Mistakes | None:
+        """The mistakes in the answers to a split, or to this worker's share of it."""
+        if answers is None:
+            return None
+        images, labels, indices = self.splits[split]
+        names = self.dataset.labels
+        return find_mistakes(answers, images, labels, indices, names, tensorboard.WORST)
 
     def _finish(self, trainer: Trainer) -> tuple[keras.Model, examination.Fit]:
         """Returns the model to export, and what is fitted to its answers."""
@@ -486,6 +533,7 @@ class Experiment:
             batches = self.evaluation_batches(split)
             if batches is not None:
                 metrics[split] = trainer.evaluate(batches, finished)
+                self.answers[split] = trainer.answers
         images = trainer.step * self.config.batch_size
         return metrics | {
             "epochs": len(trainer.history),
@@ -551,6 +599,16 @@ def _split(config: Config, dataset: data.Dataset) -> dict[str, Split]:
 def _own_shards(config: Config, replicas: int) -> int:
     """The shards of one replica, so that all together have those of the settings."""
     return max(1, config.shards // replicas)
+
+
+def _check_profile(config: Config, steps: int) -> None:
+    """Rejects a profile of steps that the run does not have."""
+    profiled = as_steps(config.profile_steps)
+    if profiled and profiled[1] > steps:
+        raise UserError(
+            f"--profile_steps={config.profile_steps} must end by step {steps}, the "
+            "last of the run; choose earlier steps or raise --epochs"
+        )
 
 
 def _check_batch_size(config: Config, train: int, replicas: int) -> None:

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from mnist_tf.errors import UserError
 from mnist_tf.nn.metrics import METRICS, Metric, MetricSet
+from mnist_tf.stats.mistakes import Answers
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -91,6 +92,7 @@ class Trainer:
       restore_best_weights: whether `finish` restores the weights of the epoch with the
         best validation accuracy (the lowest loss among equals).
       log_every: steps between two calls of the callbacks, counted within each epoch.
+      log_at: further steps to call the callbacks after.
       shards: equal parts of each batch that run in parallel; batch normalisation sees
         one at a time. Every batch size must be a multiple of it. Faster for small
         operations if each shard has a thread (`hardware.divide_cores`).
@@ -103,6 +105,7 @@ class Trainer:
       stopped: the reason given to `stop`, or "".
       running: whether `stop` would end the loop soon.
       metrics: the loss and the other metrics of the epoch so far.
+      answers: those that `evaluate` got last, in the order of the samples; None before.
       tracked: what `state` saves: objects with `variables`, by name. A subclass adds
         what it brings along, such as a second optimizer.
     """
@@ -118,6 +121,7 @@ class Trainer:
         strategy: tf.distribute.Strategy | None = None,
         restore_best_weights: bool = False,
         log_every: int = 50,
+        log_at: Collection[int] = (),
         shards: int = 1,
         gather: Callable[[Any], list[Any]] = lambda value: [value],
     ) -> None:
@@ -128,11 +132,13 @@ class Trainer:
         self.strategy = strategy or tf.distribute.get_strategy()
         self.restore_best_weights = restore_best_weights
         self.log_every = log_every
+        self.log_at = sorted(log_at)
         self.shards = shards
         self.gather = gather
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.best_weights: list[np.ndarray] | None = None
+        self.answers: Answers | None = None
         self.stopped = ""
         self.running = False
         self.seconds = dict.fromkeys(("trace", "train", "evaluate", "callbacks"), 0.0)
@@ -163,8 +169,8 @@ class Trainer:
           epochs: epochs in the run, the finished ones included.
           steps_per_epoch: steps in each.
           validation: batches to evaluate at the end of each epoch.
-          callbacks: called in this order every `log_every` steps of an epoch and at its
-            end.
+          callbacks: called in this order every `log_every` steps of an epoch, at its
+            end and at `log_at`.
 
         Raises:
           NotFiniteError: the loss or a weight is NaN or infinite.
@@ -181,9 +187,9 @@ class Trainer:
         try:
             while len(self.history) < epochs and self._agree_on(1):
                 epoch = len(self.history) + 1
-                done, end = self.step % steps_per_epoch, epoch * steps_per_epoch
                 # A run that was stopped during validation is at the end already.
-                target = min(self.step + self.log_every - done % self.log_every, end)
+                end = epoch * steps_per_epoch
+                target = min(self._next_call(self.step % steps_per_epoch), end)
                 if not self._train_until(target, iterator):
                     break
                 metrics, at_end = self.metrics.results() | self._pace, target == end
@@ -270,9 +276,12 @@ class Trainer:
         """
         clock = time.perf_counter()
         with self.metrics.set_aside():
-            for batch in batches:
-                self._evaluate_batch(model or self.model, batch)
+            answers = [
+                self._evaluate_batch(model or self.model, batch) for batch in batches
+            ]
             results = self.metrics.results()
+        classes, losses = ([part[kind] for part in answers] for kind in (0, 1))
+        self.answers = Answers(_joined(classes, np.int32), _joined(losses, np.float32))
         self.seconds["evaluate"] += time.perf_counter() - clock
         if not math.isfinite(results["loss"]):
             raise NotFiniteError(self._not_finite("the evaluation loss"))
@@ -428,6 +437,11 @@ class Trainer:
 
         self.strategy.run(write)
 
+    def _next_call(self, done: int) -> int:
+        """The step after which to call the callbacks, `done` steps into the epoch."""
+        regular = self.step + self.log_every - done % self.log_every
+        return min([regular, *(step for step in self.log_at if step > self.step)])
+
     def _train_until(self, step: int, iterator: tf.data.Iterator) -> bool:
         """Trains up to a step; returns whether it came so far before a `stop`."""
         before = self.seconds["train"]
@@ -454,7 +468,9 @@ class Trainer:
     def _call(self, steps: int, iterator: tf.data.Iterator) -> None:
         """Runs some steps in one graph call."""
         clock = time.perf_counter()
-        done, finite_weights, rate = self._train_steps(iterator, tf.constant(steps))
+        # Names the steps in a profile; costs nothing without one.
+        with tf.profiler.experimental.Trace("train", step_num=self.step + 1, _r=1):
+            done, finite_weights, rate = self._train_steps(iterator, tf.constant(steps))
         finite_loss_steps = min(self.gather(int(done)))
         seconds = time.perf_counter() - clock
         self.seconds["train"] += seconds
@@ -501,15 +517,23 @@ class Trainer:
     @tf.function(reduce_retracing=True)
     def _evaluate_batch(
         self, model: keras.Model, batch: tuple[tf.Tensor, tf.Tensor]
-    ) -> None:
-        self.strategy.run(functools.partial(self._evaluate_step, model), args=batch)
+    ) -> list[tf.Tensor]:
+        """Returns the answers, int32 [B], and their losses, float32 [B]."""
+        step = functools.partial(self._evaluate_step, model)
+        answers = self.strategy.run(step, args=batch)
+        parts = [self.strategy.experimental_local_results(each) for each in answers]
+        # A batch that is not divided goes to every replica as a whole.
+        divided = isinstance(batch[0], tf.distribute.DistributedValues)
+        return [tf.concat(part if divided else part[:1], 0) for part in parts]
 
     @tf.autograph.experimental.do_not_convert
     def _evaluate_step(
         self, model: keras.Model, images: tf.Tensor, labels: tf.Tensor
-    ) -> None:
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         logits = model(images, training=False)
-        self.metrics.update(labels, logits, self.evaluation_loss(labels, logits))
+        losses = self.evaluation_loss(labels, logits)
+        self.metrics.update(labels, logits, losses)
+        return tf.argmax(logits, -1, tf.int32), tf.cast(losses, tf.float32)
 
     def _end_epoch(
         self, epoch: int, metrics: dict[str, float], validation: Iterable | None
@@ -547,3 +571,8 @@ class Trainer:
             yield batch
         if not self._agree_on(1):
             raise _StoppedError
+
+
+def _joined(parts: Sequence[tf.Tensor], dtype: type) -> np.ndarray:
+    """The values of all batches in one array, which is empty if there are none."""
+    return np.concatenate([np.zeros(0, dtype), *(part.numpy() for part in parts)])

@@ -230,12 +230,17 @@ def test_it_passes_its_tests(request, name, parts):
     assert not re.search("failed|error|skipped", found)
 
 
-def test_it_trains_and_predicts(lean, tmp_path):
+@pytest.mark.parametrize("name", ["lean", "leanest"])
+def test_it_trains_and_predicts(request, name, tmp_path):
+    project = request.getfixturevalue(name)
     places = [f"--model_dir={tmp_path / 'out'}", f"--log_dir={tmp_path / 'logs'}"]
     flags = ["--flagfile=configs/smoke.cfg", "--epochs=1", *places]
-    assert "accuracy" in ok(sys.executable, "train.py", *flags, cwd=lean)
+    assert "accuracy" in ok(sys.executable, "train.py", *flags, cwd=project)
+    # Without the reports, a run ends without one.
+    drawn = (tmp_path / "out" / "report.png").exists()
+    assert drawn == (project / project.name / "reports").exists()
     flags = [f"--model_dir={tmp_path / 'out'}", "--input=samples/digits.npy"]
-    rows = ok(sys.executable, "predict.py", *flags, cwd=lean).splitlines()
+    rows = ok(sys.executable, "predict.py", *flags, cwd=project).splitlines()
     assert len(rows) == 11
 
 

@@ -6,12 +6,19 @@ Flags apply from left to right and the last one wins, so give the flag file firs
 Progress goes to standard error, the summary to standard output.
 """
 
+import importlib
+import importlib.util
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from mnist_tf import artifact
 from mnist_tf.cli import parsing
 from mnist_tf.config import Config
 from mnist_tf.data import limits
-from mnist_tf.errors import UserError, unknown_name
+from mnist_tf.errors import UserError, unknown_name, warn
+
+if TYPE_CHECKING:
+    from mnist_tf.experiment import Result
 
 
 def main(argv: Sequence[str]) -> None:
@@ -22,6 +29,7 @@ def main(argv: Sequence[str]) -> None:
     result = experiment.run(config)
     if result:  # else the chief prints it
         print(result)
+        _draw_report(result, wanted=config.report)
 
 
 def unknown_names(values: parsing.Values) -> list[str]:
@@ -49,3 +57,21 @@ def _config(values: parsing.Values) -> Config:
     if problems:
         raise UserError("; ".join(problems))
     return config
+
+
+def _draw_report(result: "Result", wanted: bool) -> None:
+    """Draws report.png, if that is wanted and possible."""
+    path = result.model_dir / artifact.REPORT
+    # A copy of the project may leave the reports out.
+    package = (__package__ or "").partition(".")[0]
+    needed = (f"{package}.reports", "matplotlib")
+    try:
+        if wanted and all(map(importlib.util.find_spec, needed)):
+            sheet = importlib.import_module(f"{package}.reports.sheet")
+            name = result.description["model"]["name"]
+            sheet.write(path, sheet.draw(name, result.metrics, result.mistakes))
+            print(f"report in   {path}")
+        else:
+            path.unlink(missing_ok=True)  # that of an earlier model
+    except (ImportError, OSError) as error:
+        warn(f"{path} cannot be written ({error}); the model is complete")

@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from mnist_tf.stats import mistakes
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -37,17 +39,10 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray) -> Evaluation:
       labels: int [n].
     """
     predictions = probabilities.argmax(axis=1)
-    confusion = count(labels, predictions, probabilities.shape[1])
+    confusion = mistakes.count(labels, predictions, probabilities.shape[1])
     of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     smallest = np.finfo(np.float32).tiny  # a probability that underflowed to 0
     return of_counts(confusion, float(-np.log(np.maximum(of_label, smallest)).mean()))
-
-
-def count(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """Returns the confusion matrix of labels and predictions, int [n]."""
-    confusion = np.zeros((classes, classes), np.int64)
-    np.add.at(confusion, (labels, predictions), 1)
-    return confusion
 
 
 def of_counts(confusion: np.ndarray, loss: float) -> Evaluation:

@@ -12,7 +12,7 @@ from mnist_tf.reports.answers import Answers
 from mnist_tf.reports.evaluation import Evaluation
 from mnist_tf.reports.selection import RiskCoverage, Selection
 from mnist_tf.reports.statistics import ClassRates, Rate
-from mnist_tf.stats import calibration
+from mnist_tf.stats import calibration, mistakes
 from mnist_tf.stats.calibration import Calibration
 
 TARGETS = (0.99, 0.995, 0.999)
@@ -239,7 +239,7 @@ def _second_pass(
             after.add(scaled, labels[chosen])
         confident = label_errors.confident(probabilities, thresholds)
         joint += label_errors.joint(labels, confident, classes)
-        counts += evaluation.count(labels, answers.answers[part], classes)
+        counts += mistakes.count(labels, answers.answers[part], classes)
     return after, joint, counts
 
 

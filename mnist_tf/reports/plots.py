@@ -1,6 +1,7 @@
 """The plots of a report: confusion, calibration, risk against coverage."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from mnist_tf.stats.calibration import Calibration
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 _FEW = 20  # classes whose counts and names can be read in the confusion matrix
 
@@ -39,13 +41,34 @@ def confusion(found: Findings, theme: Theme) -> "Figure":
     Raises:
       ModuleNotFoundError: matplotlib is not installed.
     """
-    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
-
     counts = found.evaluation.confusion
-    classes = len(counts)
-    side = min(9.0, 3.0 + 0.45 * classes)
+    side = min(9.0, 3.0 + 0.45 * len(counts))
     figure = _figure(theme, side + 1, side)
     axes = figure.subplots()
+    picture = heat_map(axes, counts, found.names, theme)
+    bar = figure.colorbar(
+        picture, ax=axes, shrink=0.8, ticks=[0, 0.001, 0.01, 0.1, 0.5, 1]
+    )
+    bar.ax.set_yticklabels(["0", "0.1%", "1%", "10%", "50%", "100%"])
+    bar.set_label("of the images with this label", color=theme.ink)
+    color(bar.ax, theme)
+    return figure
+
+
+def heat_map(
+    axes: "Axes",
+    counts: np.ndarray,
+    names: Sequence[str],
+    theme: Theme,
+    size: float = 8,
+) -> "AxesImage":
+    """Draws a confusion matrix, int64 [C, C]: the fraction of each label's images.
+
+    Up to 20 classes have their names at the axes and their counts in the cells, in
+    letters of a size in points.
+    """
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+
     base = theme.background or ("#ffffff00" if theme is LIGHT else "#00000000")
     colors = LinearSegmentedColormap.from_list("heat", [base, theme.accent])
     fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -53,11 +76,18 @@ def confusion(found: Findings, theme: Theme) -> "Figure":
     norm = PowerNorm(0.3, vmin=0, vmax=1)
     picture = axes.imshow(fractions, cmap=colors, norm=norm)
     axes.set(xlabel="answer", ylabel="label")
-    if classes <= _FEW:
-        names = [_text(name) for name in found.names]
-        turn = 0 if max(map(len, names)) < 3 else 45
-        axes.set_xticks(range(classes), names, rotation=turn, parse_math=False)
-        axes.set_yticks(range(classes), names, parse_math=False)
+    if len(counts) <= _FEW:
+        shown = [as_text(name) for name in names]
+        turn = 0 if max(map(len, shown)) < 3 else 45
+        axes.set_xticks(
+            range(len(shown)),
+            shown,
+            rotation=turn,
+            rotation_mode="anchor",
+            horizontalalignment="right" if turn else "center",
+            parse_math=False,
+        )
+        axes.set_yticks(range(len(shown)), shown, parse_math=False)
         strong = "#ffffff" if theme is not DARK else "#141416"
         for row, column in np.argwhere(counts):
             deep = norm(fractions[row, column]) > 0.55
@@ -67,17 +97,11 @@ def confusion(found: Findings, theme: Theme) -> "Figure":
                 f"{counts[row, column]:,}",
                 ha="center",
                 va="center",
-                fontsize=8,
+                fontsize=size,
                 color=strong if deep else theme.ink,
             )
-    bar = figure.colorbar(
-        picture, ax=axes, shrink=0.8, ticks=[0, 0.001, 0.01, 0.1, 0.5, 1]
-    )
-    bar.ax.set_yticklabels(["0", "0.1%", "1%", "10%", "50%", "100%"])
-    bar.set_label("of the images with this label", color=theme.ink)
-    _color(bar.ax, theme)
-    _color(axes, theme)
-    return figure
+    color(axes, theme)
+    return picture
 
 
 def reliability(found: Findings, theme: Theme) -> "Figure":
@@ -103,7 +127,7 @@ def reliability(found: Findings, theme: Theme) -> "Figure":
     for axes in panels[1]:
         axes.set_xlabel("probability of the answer")
     for axes in panels.flat:
-        _color(axes, theme)
+        color(axes, theme)
     figure.align_ylabels()
     return figure
 
@@ -148,7 +172,7 @@ def risk(found: Findings, theme: Theme) -> "Figure":
     axes.set_ylim(0, max(0.001, float(risk[coverage > 0.02].max(initial=0)) * 1.15))
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    _color(axes, theme)
+    color(axes, theme)
     return figure
 
 
@@ -210,7 +234,8 @@ def _figure(
     return figure
 
 
-def _color(axes: "Axes", theme: Theme) -> None:
+def color(axes: "Axes", theme: Theme) -> None:
+    """Gives the ticks, labels and lines of axes the colours of a theme."""
     axes.set_facecolor("none")
     axes.tick_params(colors=theme.quiet, labelcolor=theme.ink, labelsize=9)
     axes.xaxis.label.set_color(theme.ink)
@@ -220,7 +245,7 @@ def _color(axes: "Axes", theme: Theme) -> None:
         spine.set_color(theme.line)
 
 
-def _text(name: str) -> str:
-    """A name that matplotlib can draw."""
+def as_text(name: str) -> str:
+    """Returns a name that matplotlib can draw."""
     short = name if len(name) <= 16 else f"{name[:15]}…"
     return short.encode("utf-8", "backslashreplace").decode()

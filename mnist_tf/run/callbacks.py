@@ -1,20 +1,18 @@
-"""Callbacks of the trainer: progress, TensorBoard, checkpoints, early stopping.
+"""Callbacks of the trainer: progress, checkpoints, early stopping.
 
 A callback is called with a `Progress` every few steps and at the end of each epoch.
+Those of TensorBoard have a file of their own, `mnist_tf.run.tensorboard`.
 """
 
 import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TextIO
 
-import tensorflow as tf
-from tensorboard.plugins.hparams.summary_v2 import hparams
 from tqdm import tqdm
 
-from mnist_tf.errors import say, warn
+from mnist_tf.errors import say
 from mnist_tf.run.manifest import format_metric
 from mnist_tf.trainer import Progress, Trainer, best_epoch
 
@@ -92,7 +90,7 @@ def describe(progress: Progress) -> str:
     ...                                        "images_per_second": 7000.0}))
     'epoch 1/2  step 5/10  loss 0.5000  accuracy 25.00%  7,000 images/s'
     """
-    train, validation = _by_split(progress.metrics)
+    train, validation = metrics_by_split(progress.metrics)
     train.pop("learning_rate", None)
     pace = train.pop("images_per_second")
     parts = [
@@ -107,117 +105,12 @@ def describe(progress: Progress) -> str:
     return "  ".join(parts)
 
 
-def _by_split(metrics: Mapping[str, float]) -> tuple[dict, dict]:
-    """The metrics of training and, without the prefix, those of validation."""
+def metrics_by_split(metrics: Mapping[str, float]) -> tuple[dict, dict]:
+    """Returns the metrics of training and, without the prefix, of validation."""
     split: tuple[dict, dict] = {}, {}
     for name, value in metrics.items():
         split[name.startswith(_VALIDATION)][name.removeprefix(_VALIDATION)] = value
     return split
-
-
-class TensorBoardLogger:
-    """Logs all metrics to `<log_dir>/train` and `<log_dir>/validation`.
-
-    Args:
-      log_dir: directory of this run; created if it does not exist.
-      settings: shown as a table in the Text tab, and in the HParams tab.
-      done: steps done before. Later points, of steps that were lost, are removed.
-
-    A directory that cannot be written to is no error: a warning says so, and the run
-    goes on without curves. If it is removed, they start anew. A logger that is not
-    `enabled` logs nothing.
-    """
-
-    def __init__(
-        self,
-        log_dir: Path,
-        settings: Mapping[str, Any],
-        done: int = 0,
-        enabled: bool = True,
-    ) -> None:
-        self.log_dir = log_dir
-        self.failed = not enabled
-        self._writers: dict[str, tf.summary.SummaryWriter] = {}
-        if not enabled:
-            return
-        with self._tolerating_errors():
-            existing = list(log_dir.glob("*/events.*"))
-            for events in existing:
-                _truncate(events, done)
-            if not existing:
-                rows = [f"| {key} | {value} |" for key, value in settings.items()]
-                table = "\n".join(["| setting | value |", "|---|---|", *rows])
-                with self._writer("train").as_default(step=0):
-                    tf.summary.text("settings", table)
-                # The HParams tab takes the metrics of the directories below as results.
-                with self._writer(".").as_default(step=0):
-                    hparams(_plain(settings))
-
-    def __call__(self, progress: Progress) -> None:
-        """Logs a point for each metric."""
-        if self.failed:
-            return
-        splits = zip(("train", "validation"), _by_split(progress.metrics), strict=True)
-        if not all(map(self._exists, self._writers)):
-            warn(f"{self.log_dir} was removed; its curves start anew")
-            self.close()
-        with self._tolerating_errors():
-            for split, metrics in splits:
-                if metrics:
-                    # Flushes at the end of the block.
-                    with self._writer(split).as_default(step=progress.step):
-                        for name, value in metrics.items():
-                            tf.summary.scalar(name, value)
-
-    def close(self) -> None:
-        """Closes the files."""
-        with self._tolerating_errors():
-            while self._writers:
-                self._writers.popitem()[1].close()
-
-    def _exists(self, split: str) -> bool:
-        return any((self.log_dir / split).glob("events.*"))
-
-    def _writer(self, split: str) -> tf.summary.SummaryWriter:
-        if split not in self._writers:
-            path = str(self.log_dir / split)
-            self._writers[split] = tf.summary.create_file_writer(path)
-        return self._writers[split]
-
-    @contextlib.contextmanager
-    def _tolerating_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, tf.errors.OpError) as error:
-            if not self.failed:
-                self.failed = True
-                reason = getattr(error, "message", error)
-                warn(
-                    f"--log_dir {self.log_dir} cannot be written to ({reason}); the "
-                    "run goes on without curves"
-                )
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with lists as text, which the HParams tab lacks."""
-    return {
-        name: ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-        for name, value in settings.items()
-    }
-
-
-def _truncate(events: Path, step: int) -> None:
-    """Removes the points after a step from an event file."""
-    kept = events.with_name("kept.tmp")
-    with (
-        tf.io.TFRecordWriter(str(kept)) as writer,
-        # A process that was killed may leave a truncated last record.
-        contextlib.suppress(tf.errors.DataLossError),
-    ):
-        for record in tf.data.TFRecordDataset(str(events)).as_numpy_iterator():
-            if tf.compat.v1.Event.FromString(record).step <= step:
-                writer.write(record)
-    kept.replace(events)
 
 
 class Checkpointer:

@@ -21,7 +21,7 @@ _FREE_ON_RESUME = {
     "dataset", "data_dir", "epochs", "early_stopping", "model_dir", "log_dir", "resume",
     "overwrite", "save_every", "save_every_seconds", "on_nonfinite", "log_every",
     "test_shift", "test_flip", "strict", "cache_dir", "strategy", "cluster_timeout",
-    "publish", "keep", "evaluate_test", "calibrate",
+    "publish", "keep", "evaluate_test", "calibrate", "profile_steps", "report",
 }  # fmt: skip
 
 

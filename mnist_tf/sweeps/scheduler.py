@@ -134,6 +134,7 @@ class _Scheduler:
             model_dir=str(self.sweep.model_dir(trial.number)),
             log_dir=str(self.sweep.folder / "logs" / f"{trial.number:04d}"),
             evaluate_test=False,
+            report=False,  # would take as long as an epoch of a small trial
             strategy="single",
         )
         process = TrialProcess(config, index, len(self.slots))

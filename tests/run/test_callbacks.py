@@ -1,22 +1,16 @@
-"""The callbacks: progress, TensorBoard, checkpoints and early stopping."""
+"""The callbacks: progress, checkpoints and early stopping."""
 
 import contextlib
 import dataclasses
 import io
 import os
-import shutil
-import time
 
 import pytest
-import tensorflow as tf
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from mnist_tf.run.callbacks import (
     Checkpointer,
     EarlyStopping,
     ProgressBar,
-    TensorBoardLogger,
 )
 from mnist_tf.trainer import Progress
 
@@ -107,97 +101,6 @@ class TestProgressBar:
             print("anyone there?", file=stream, flush=True)
         with contextlib.suppress(BrokenPipeError):
             stream.close()
-
-
-class TestTensorBoardLogger:
-    @pytest.fixture
-    def folder(self, tmp_path):
-        log = TensorBoardLogger(tmp_path / "run", {"learning_rate": 0.01})
-        log(progress(10))
-        log(progress(20, epoch_done=True, **VALIDATION))
-        log.close()
-        return tmp_path / "run"
-
-    def read(self, folder):
-        events = EventAccumulator(str(folder))
-        events.Reload()
-        return events
-
-    def points(self, folder, name):
-        events = self.read(folder)
-        return [
-            (event.step, pytest.approx(float(tf.make_ndarray(event.tensor_proto))))
-            for event in events.Tensors(name)
-        ]
-
-    def test_every_metric_of_training_is_logged(self, folder):
-        for name, value in METRICS.items():
-            assert self.points(folder / "train", name) == [(10, value), (20, value)]
-
-    def test_every_metric_of_validation_is_logged(self, folder):
-        for name, value in VALIDATION.items():
-            name = name.removeprefix("validation_")
-            assert self.points(folder / "validation", name) == [(20, value)]
-
-    def test_settings_are_logged_as_text(self, folder):
-        (event,) = self.read(folder / "train").Tensors("settings")
-        assert b"| learning_rate | 0.01 |" in event.tensor_proto.string_val[0]
-
-    def test_without_validation_there_is_one_directory(self, tmp_path):
-        TensorBoardLogger(tmp_path / "run", {})(progress(10))
-        assert [path.name for path in (tmp_path / "run").glob("*/")] == ["train"]
-
-    def test_settings_are_hyper_parameters_of_the_directories_below(self, tmp_path):
-        settings = {"filters": (8, 16), "flip": True, "rate": 0.5, "model": "cnn"}
-        for done in (0, 10):  # once, also if the run is resumed
-            TensorBoardLogger(tmp_path, settings, done)(progress(done + 10))
-        assert len(list(tmp_path.glob("events.*"))) == 1
-        metadata = self.read(tmp_path).SummaryMetadata("_hparams_/session_start_info")
-        plugin = HParamsPluginData.FromString(metadata.plugin_data.content)
-        found = plugin.session_start_info.hparams
-        assert found["filters"].string_value == "8,16"
-        assert found["flip"].bool_value is True
-        assert found["rate"].number_value == 0.5
-        assert found["model"].string_value == "cnn"
-
-    def test_points_of_lost_steps_are_removed_on_resume(self, folder):
-        # Event files are read in the order of their names, which start with a second.
-        time.sleep(1.1)
-        log = TensorBoardLogger(folder, {}, done=10)
-        log(progress(20, loss=0.3))
-        log.close()
-        assert self.points(folder / "train", "loss") == [(10, 0.5), (20, 0.3)]
-        assert "loss" not in self.read(folder / "validation").Tags()["tensors"]
-
-    @pytest.mark.fault
-    @pytest.mark.fault
-    def test_a_directory_that_cannot_be_written_to_is_named_once(
-        self, tmp_path, capsys
-    ):
-        (tmp_path / "run").write_text("a file")
-        logger = TensorBoardLogger(tmp_path / "run", {})
-        logger(progress(10))
-        logger.close()
-        warning = "".join(capsys.readouterr().err.split())  # long lines are wrapped
-        assert warning.count("warning:") == 1
-        assert f"--log_dir{tmp_path}/runcannotbewrittento(" in warning
-        assert "therungoesonwithoutcurves" in warning
-
-    @pytest.mark.fault
-    def test_curves_start_anew_if_their_directory_is_removed(self, tmp_path, capsys):
-        logger = TensorBoardLogger(tmp_path / "run", {})
-        logger(progress(10))
-        logger(progress(20, **VALIDATION))
-        shutil.rmtree(tmp_path / "run")
-        logger(progress(30))
-        logger(progress(40, **VALIDATION))
-        logger.close()
-        warning = " ".join(capsys.readouterr().err.split())
-        assert warning.count("was removed; its curves start anew") == 1
-        points = self.points(tmp_path / "run" / "train", "loss")
-        assert points == [(30, 0.5), (40, 0.5)]
-        points = self.points(tmp_path / "run" / "validation", "loss")
-        assert points == [(40, 0.4)]
 
 
 class TestCheckpointer:

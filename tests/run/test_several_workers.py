@@ -16,6 +16,7 @@ from mnist_tf import artifact
 from mnist_tf.cli.launch import free_ports
 from mnist_tf.run import checkpoints
 from tests.conftest import contents
+from tests.run.test_tensorboard import pictures, read
 
 ROOT = Path(__file__).parents[2]
 # All that has a state, in 3 epochs of 64 steps.
@@ -160,6 +161,20 @@ def test_two_workers_train_what_two_devices_of_one_process_do(unbroken, tmp_path
     # Each image is measured once, whoever does it.
     for split in ("validation", "test"):
         assert metrics[0][split] == pytest.approx(metrics[1][split], abs=1e-6)
+    [run] = (tmp_path / "logs").iterdir()
+    assert read(run / "train").Tags()["graph"]
+
+
+def test_only_the_chief_logs_pictures_and_of_its_share(unbroken):
+    [run] = (unbroken / "logs").iterdir()
+    for split, name, count in (
+        ("train", "training images", 1),
+        ("validation", "confusion matrix", 3),
+        ("validation", "worst mistakes", 3),
+    ):
+        [_] = (run / split).iterdir()
+        assert len(pictures(run / split, name)) == count
+    assert not read(run / "train").Tags()["graph"]
 
 
 @pytest.mark.fault

@@ -89,7 +89,7 @@ def test_help_lists_its_flags(capsys):
     }  # fmt: skip
     fixed = {
         "model_dir", "log_dir", "resume", "overwrite", "publish", "keep",
-        "evaluate_test", "strategy", "cluster_timeout",
+        "evaluate_test", "strategy", "cluster_timeout", "profile_steps", "report",
     }  # fmt: skip
     check_help(capsys, sweep, own | (set(vars(Config())) - fixed))
 
