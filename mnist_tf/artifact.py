@@ -398,7 +398,9 @@ def _export(
         return outputs
 
     def serve_probabilities(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": serve(images)["probabilities"]}
+        if len(image_shape) == 2:
+            images = images[..., tf.newaxis]
+        return {"probabilities": tf.nn.softmax(model(images, training=False))}
 
     # With an explicit batch of None; else the first batch size seen is frozen in.
     signature = [tf.TensorSpec((None, *image_shape), tf.uint8, name="images")]

@@ -428,9 +428,11 @@ class Experiment:
         logger = tensorboard.TensorBoardLogger(
             log_dir, config.to_dict(), trainer.step, workers.chief
         )
-        mistakes_logger = tensorboard.MistakesLogger(
-            logger, lambda: self._find_mistakes("validation", trainer.answers)
-        )
+
+        def find_mistakes() -> Mistakes | None:
+            return self._find_mistakes("validation", trainer.validation_answers)
+
+        mistakes_logger = tensorboard.MistakesLogger(logger, find_mistakes)
         profiler = profiling.Profiler(
             log_dir, as_steps(config.profile_steps), workers.chief
         )

@@ -252,7 +252,7 @@ class Recurrent(Network):
         return self.logits(features)
 
 
-class TestTimeAugmented(Network):
+class TestTimeAugmented(keras.Model):
     """Averages a network over several views of each image.
 
     With `shift` these are the image itself and eight copies shifted by that many pixels
@@ -268,13 +268,15 @@ class TestTimeAugmented(Network):
         self.shift = shift
         self.flip = flip
 
-    def examine(self, images: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Returns the logits, and the activations of the images as they are."""
-        return self(images), examine(self.network, images)[1]
-
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the logarithms [B, C] of the mean probabilities."""
-        views = [images]
+        return self.examine(images, training)[0]
+
+    def examine(
+        self, images: tf.Tensor, training: bool = False
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Returns what `call` does, and the activations of the images as they are."""
+        views, plain = [images], 0
         if self.shift:
             height, width = images.shape[1:3]
             margin = [self.shift, self.shift]
@@ -286,15 +288,17 @@ class TestTimeAugmented(Network):
                 for top in shifts
                 for left in shifts
             ]
+            plain = len(views) // 2
         if self.flip:
             views += [tf.reverse(view, [2]) for view in views]
-        logits = self.network(tf.concat(views, 0), training=training)
+        logits, activations = examine(self.network, tf.concat(views, 0), training)
         log_probabilities = tf.split(tf.nn.log_softmax(logits), len(views))
         # In logarithms, where no probability underflows.
-        return tf.reduce_logsumexp(log_probabilities, axis=0) - math.log(len(views))
+        mean = tf.reduce_logsumexp(log_probabilities, axis=0) - math.log(len(views))
+        return mean, [tf.split(each, len(views))[plain] for each in activations]
 
 
-class Calibrated(Network):
+class Calibrated(keras.Model):
     """Divides the logits of a network by a temperature, above 0.
 
     Above 1, probabilities are less sure; the most probable class stays the same.
@@ -306,14 +310,16 @@ class Calibrated(Network):
         self.network = network
         self.temperature = temperature
 
-    def examine(self, images: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Returns the logits, and the activations of the network."""
-        logits, activations = examine(self.network, images)
-        return logits / self.temperature, activations
-
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the divided logits [B, C]."""
-        return self.network(images, training=training) / self.temperature
+        return self.examine(images, training)[0]
+
+    def examine(
+        self, images: tf.Tensor, training: bool = False
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Returns what `call` does, and the activations of the network."""
+        logits, activations = examine(self.network, images, training)
+        return logits / self.temperature, activations
 
 
 MODELS: dict[str, Callable[..., keras.Model]] = {
@@ -382,11 +388,18 @@ def build(
         keras.config.set_dtype_policy(before)
 
 
-def examine(model: keras.Model, images: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Returns the logits, and the activations; none of a model that is no `Network`."""
+def examine(
+    model: keras.Model, images: tf.Tensor, training: bool = False
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Returns the logits for images, and the activations that led to them.
+
+    There are none of a model that neither is a `Network` nor wraps one.
+    """
     if isinstance(model, Network):
         return model.examine(images)
-    return model(images, training=False), []
+    if isinstance(model, (TestTimeAugmented, Calibrated)):
+        return model.examine(images, training)
+    return model(images, training=training), []
 
 
 def scaled(images: tf.Tensor, dtype: str) -> tf.Tensor:

@@ -106,6 +106,7 @@ class Trainer:
       running: whether `stop` would end the loop soon.
       metrics: the loss and the other metrics of the epoch so far.
       answers: those that `evaluate` got last, in the order of the samples; None before.
+      validation_answers: the same of the last epoch's validation.
       tracked: what `state` saves: objects with `variables`, by name. A subclass adds
         what it brings along, such as a second optimizer.
     """
@@ -139,6 +140,7 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self.best_weights: list[np.ndarray] | None = None
         self.answers: Answers | None = None
+        self.validation_answers: Answers | None = None
         self.stopped = ""
         self.running = False
         self.seconds = dict.fromkeys(("trace", "train", "evaluate", "callbacks"), 0.0)
@@ -553,6 +555,7 @@ class Trainer:
         try:
             if validation is not None:
                 results = self.evaluate(self._unless_stopped(validation))
+                self.validation_answers = self.answers
                 validated = {f"validation_{key}": results[key] for key in results}
             row = {"epoch": epoch, "step": self.step, **metrics, **validated}
             self.history.append(row)

@@ -73,5 +73,5 @@ def _draw_report(result: "Result", wanted: bool) -> None:
             print(f"report in   {path}")
         else:
             path.unlink(missing_ok=True)  # that of an earlier model
-    except (ImportError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 (matplotlib's are of many kinds)
         warn(f"{path} cannot be written ({error}); the model is complete")

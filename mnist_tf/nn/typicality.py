@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+_MOST_FEATURES = 512
 _LEAST_SPREAD = 1e-3  # along each direction, in parts of the mean variance
 # Where the typicality is exact; it is linear in between.
 _LEVELS = (5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9, 1)
@@ -31,7 +32,8 @@ class Typicality:
       whitening: float32 [D, D], makes the covariance within classes the identity.
       centers: float32 [C, D], the whitened mean of each class.
       distances: float32 [K], ascending, where the typicality is known.
-      levels: float32 [K], the typicality there, from 1 down to 0.
+      levels: float32 [K], the typicality there, from 1 down to 1 / (m + 1) for m
+        held-out images.
     """
 
     mean: np.ndarray
@@ -51,15 +53,17 @@ class Typicality:
 
 
 def pooled(activations: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Returns activations [B, ..., d] as features, float32 [B, D].
+    """Returns activations [B, ..., d] as features, float32 [B, D], D at most 512.
 
-    Each is averaged over the positions between its first and its last axis.
+    Each is averaged over the positions between its first and its last axis. Of more
+    than 512 features, every second, third or so is taken: what follows costs D^2.
     """
     means = [
         tf.reduce_mean(tf.cast(each, tf.float32), list(range(1, each.shape.rank - 1)))
         for each in activations
     ]
-    return tf.concat(means, 1)
+    features = tf.concat(means, 1)
+    return features[:, :: -(-features.shape[1] // _MOST_FEATURES)]
 
 
 def fit(features: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> Typicality:
@@ -104,10 +108,9 @@ def _curve(descending: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     total = len(descending) + 1
     ranks = [1, *(round(level * total) for level in _LEVELS)]
     ranks = sorted({min(max(rank, 1), len(descending)) for rank in ranks}, reverse=True)
-    # Beyond the farthest it falls to 0: stranger images still differ.
-    beyond = max(2 * float(descending[0]), float(np.finfo(np.float32).tiny))
+    beyond = max(1.001 * float(descending[0]), float(np.finfo(np.float32).eps))
     known = np.array([0.0, *(descending[rank - 1] for rank in ranks), beyond])
-    levels = np.array([1.0, *(rank / total for rank in ranks), 0.0])
+    levels = np.array([1.0, *(rank / total for rank in ranks), 1 / total])
     # Of equal distances, the highest level counts.
     distances, first = np.unique(
         np.maximum(known, 0).astype(np.float32), return_index=True

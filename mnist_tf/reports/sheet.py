@@ -74,7 +74,7 @@ def _figures(metrics: Mapping[str, Any]) -> str:
     ]
     parts += [
         f"{metrics['parameters']:,} parameters",
-        f"{metrics['epochs']:,} epochs",
+        f"{metrics['epochs']:,} epoch{'' if metrics['epochs'] == 1 else 's'}",
         f"{metrics['images_per_second']:,.0f} images/s",
         f"{sum(metrics['seconds'].values()):,.0f} s",
     ]

@@ -21,6 +21,7 @@ from mnist_tf.stats.calibration import Calibration, best_temperature, scaled
 Split = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _MOST, _MOST_BYTES = 10_000, 2**28  # of the images of a sample
+_MOST_PROBABILITIES = 2**24
 _FEWEST = 100  # images that a temperature can be fitted to
 
 
@@ -50,7 +51,7 @@ def examine(
 ) -> dict[str, Examination]:
     """Asks a network about a sample of the images of each split that has any.
 
-    A sample has at most 10,000 images, fewer large ones.
+    A sample has at most 10,000 images, fewer large ones or of many classes.
 
     Args:
       network: maps images [B, H, W, C] to logits [B, C].
@@ -73,11 +74,12 @@ def examine(
         return [answer(batch) for batch, _ in batches]
 
     found = {}
+    classes = answer.get_concrete_function().structured_outputs[0].shape[1]
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for name, split in splits.items():
             images, labels, indices = split
             if len(indices):
-                chosen = _sample(images, indices)
+                chosen = _sample(images, indices, classes)
                 parts = np.array_split(chosen, min(threads, len(chosen)))
                 answers = pool.map(functools.partial(work, split), parts)
                 columns = zip(*itertools.chain.from_iterable(answers), strict=True)
@@ -86,10 +88,10 @@ def examine(
     return found
 
 
-def _sample(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
+def _sample(images: np.ndarray, indices: np.ndarray, classes: int) -> np.ndarray:
     """Chooses evenly spaced indices, as the classes may be in order."""
-    most = min(_MOST, max(_FEWEST, _MOST_BYTES // max(1, images[:1].nbytes)))
-    count = min(len(indices), most)
+    room = min(_MOST_BYTES // images[:1].nbytes, _MOST_PROBABILITIES // classes)
+    count = min(len(indices), _MOST, max(_FEWEST, room))
     return indices[np.arange(count) * len(indices) // count]
 
 

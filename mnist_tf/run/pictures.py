@@ -52,20 +52,19 @@ def confusion(mistakes: Mistakes) -> np.ndarray:
     counts = mistakes.confusion
     classes = len(counts)
     cell = 40 if classes <= _FEW else max(1, _LARGEST // classes)
+    side = min(cell * classes, _LARGEST)
     font = _font(13 if classes <= _FEW else 10)
-    every = math.ceil(10 / cell)  # names that are not too close to each other
+    every = math.ceil(10 * classes / side)  # names that are not too close to each other
     shown = {i: _short(mistakes.names[i]) for i in range(0, classes, every)}
     longest = max(math.ceil(font.getlength(name)) for name in shown.values())
     left = top = longest + 34
-    matrix = Image.fromarray(_colors(counts)).resize(
-        (cell * classes, cell * classes), Image.Resampling.NEAREST
+    matrix = Image.fromarray(_colors(_merged(counts))).resize(
+        (side, side), Image.Resampling.NEAREST
     )
-    matrix.thumbnail((_LARGEST, _LARGEST))  # of more classes than that
-    sheet = Image.new("RGB", (left + matrix.width + 16, top + matrix.height + 16))
+    sheet = Image.new("RGB", (left + side + 16, top + side + 16))
     sheet.paste("#ffffff", (0, 0, *sheet.size))
     sheet.paste(matrix, (left, top))
     draw = ImageDraw.Draw(sheet)
-    side = matrix.width
     for index, name in shown.items():
         middle = (index + 0.5) * side / classes
         draw.text((left - 6, top + middle), name, _INK, font, "rm")
@@ -122,6 +121,12 @@ def _tile(image: np.ndarray, side: int) -> Image.Image:
         return picture.resize(size, Image.Resampling.NEAREST)
     picture.thumbnail((side, side))
     return picture
+
+
+def _merged(counts: np.ndarray) -> np.ndarray:
+    """Adds neighbouring classes up until they have a pixel each."""
+    firsts = np.arange(0, len(counts), math.ceil(len(counts) / _LARGEST))
+    return np.add.reduceat(np.add.reduceat(counts, firsts, 0), firsts, 1)
 
 
 def _colors(counts: np.ndarray) -> np.ndarray:

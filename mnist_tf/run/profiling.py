@@ -28,6 +28,7 @@ class Profiler:
         self.log_dir = log_dir
         self.steps = steps if enabled else None
         self.running = False
+        self.done = False  # or failed, which has been said
 
     def start(self, progress: Progress) -> None:
         """Starts before the first step; the last of the callbacks."""
@@ -37,17 +38,26 @@ class Profiler:
                 self.running = True
 
     def stop(self, progress: Progress) -> None:
-        """Stops after the last step, and writes the profile; the first of them."""
+        """Stops after the last step, and writes the profile."""
         if self.running and self.steps and progress.step == self.steps[1]:
             self._end(save=True)
 
     def close(self) -> None:
-        """Ends a profile whose last step was not reached, without writing it."""
+        """Ends a profile whose last step was not reached, without writing it.
+
+        A warning says so, or that its first step lay before those of this process.
+        """
         if self.running:
             self._end(save=False)
+        if self.steps and not self.done:
+            warn(
+                f"--profile_steps: the steps {self.steps[0]} to {self.steps[1]} were "
+                "not all run by this process; there is no profile"
+            )
 
     def _end(self, save: bool) -> None:
         self.running = False
+        self.done = save
         with self._tolerating_errors():
             tf.profiler.experimental.stop(save=save)
 
@@ -56,6 +66,7 @@ class Profiler:
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
+            self.done = True
             reason = getattr(error, "message", error)
             warn(f"--profile_steps: there will be no profile ({reason})")
 

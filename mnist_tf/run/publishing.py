@@ -103,9 +103,9 @@ def _locked(path: Path) -> Iterator[IO[str]]:
 
 
 def _write_warmup(model_dir: str | os.PathLike, folder: Path) -> None:
-    """Writes the request that TensorFlow Serving warms the model up with.
+    """Writes the requests that TensorFlow Serving warms the model up with.
 
-    A PredictionLog, whose fields have the numbers that
+    One for each signature: a PredictionLog, whose fields have the numbers that
     https://github.com/tensorflow/serving/tree/master/tensorflow_serving/apis gives them
     (prediction_log.proto, predict.proto, model.proto).
     """
@@ -114,12 +114,12 @@ def _write_warmup(model_dir: str | os.PathLike, folder: Path) -> None:
 
     shape = artifact.read(model_dir).image_shape
     zeros = tf.make_tensor_proto(np.zeros([1, *shape], np.uint8))
-    spec = _field(3, b"serve")  # signature_name
     inputs = _field(1, b"images") + _field(2, zeros.SerializeToString())
-    request = _field(1, spec) + _field(2, inputs)
-    log = _field(6, _field(1, request))  # predict_log, request
     with tf.io.TFRecordWriter(str(folder / artifact.EXTRA / _WARMUP)) as writer:
-        writer.write(log)
+        for signature in (b"serving_default", b"serve"):
+            spec = _field(3, signature)  # signature_name
+            request = _field(1, spec) + _field(2, inputs)
+            writer.write(_field(6, _field(1, request)))  # predict_log, request
 
 
 def _field(number: int, content: bytes) -> bytes:

@@ -110,9 +110,10 @@ class Drift:
                 sums = _by_labels(family, "model", "feature")
             else:
                 yield family
-        models = [model for model in self._models() if model.reference]
+        # Two versions may be the same model.
+        models = {_name(model): model for model in self._models() if model.reference}
         if models:
-            yield from _exposed(models, bins, sums)
+            yield from _exposed([*models.values()], bins, sums)
 
 
 def _exposed(

@@ -194,7 +194,7 @@ def _predict(preprocessing: Preprocessing) -> dict[str, Any]:
         },
         "responses": _responses(
             "Probabilities of all labels: predictions of instances, outputs of inputs; "
-            "of several outputs, an object an instance or a list an output.",
+            "with several outputs, an object or a list for each.",
             {"type": "object", "properties": dict.fromkeys(keys, answer)},
             401, 404, 415,
         ),

@@ -169,6 +169,10 @@ class Server:
         # Image files take long to decode, however small they are.
         slow = len(request.body) > _LARGE_BYTES or b'"b64"' in request.body
         found, key, names = await self._run(parse, slow)
+        if "typicality" in names and not self.model.predictor.tells_typicality:
+            raise UserError(
+                "output_filter: this model does not tell the typicality; train it again"
+            )
         outputs = await self._predict(found, predictor)
         # Counted once the response is on its way.
         answered = predictor or self.model.predictor
@@ -325,10 +329,6 @@ def _unsupported(media_type: str, *supported: str) -> HTTPException:
 def _chosen(outputs: Outputs, names: Sequence[str], as_rows: bool) -> Any:
     """The outputs of these names in the shapes of TensorFlow Serving's REST API."""
     columns = {name: getattr(outputs, name) for name in names}
-    if any(column is None for column in columns.values()):
-        raise UserError(
-            "output_filter: this model does not tell the typicality; train it again"
-        )
     if len(columns) == 1:
         return columns[names[0]]
     if as_rows:

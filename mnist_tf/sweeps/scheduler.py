@@ -135,6 +135,7 @@ class _Scheduler:
             log_dir=str(self.sweep.folder / "logs" / f"{trial.number:04d}"),
             evaluate_test=False,
             report=False,  # would take as long as an epoch of a small trial
+            calibrate=False,  # to the images that the trial is judged by
             strategy="single",
         )
         process = TrialProcess(config, index, len(self.slots))

@@ -58,22 +58,26 @@ def test_a_version_predicts_what_the_model_directory_does(trained, model_dir, ru
         np.testing.assert_array_equal(one, other)
 
 
-def test_tensorflow_serving_finds_its_signatures_and_a_request(trained):
+def test_tensorflow_serving_finds_its_signatures_and_requests(trained):
     import tensorflow as tf
 
     version = trained / "models" / "1"
     signatures = tf.saved_model.load(str(version)).signatures
     assert set(signatures) == {"serve", "serving_default"}
     warmup = version / "assets.extra" / "tf_serving_warmup_requests"
-    [log] = tf.data.TFRecordDataset(str(warmup)).as_numpy_iterator()
+    default, log = tf.data.TFRecordDataset(str(warmup)).as_numpy_iterator()
     # As tensorflow-serving-api 2.21 wrote it for this request.
     tensor = tf.make_tensor_proto(np.zeros((1, 28, 28), np.uint8)).SerializeToString()
     inputs = b"\x0a\x06images\x12\xa3\x06" + tensor
     assert len(tensor) == 0xA3 - 128 + 6 * 128
     request = b"\x0a\x07\x1a\x05serve\x12\xae\x06" + inputs
     assert log == b"\x32\xbd\x06\x0a\xba\x06" + request
-    probabilities = signatures["serve"](images=tf.zeros((1, 28, 28), tf.uint8))
-    assert probabilities["probabilities"].shape == (1, 10)
+    longer = request.replace(b"\x07\x1a\x05serve", b"\x11\x1a\x0fserving_default")
+    assert default == b"\x32\xc7\x06\x0a\xc4\x06" + longer
+    images = tf.zeros((1, 28, 28), tf.uint8)
+    both, alone = (signatures[name](images=images) for name in sorted(signatures))
+    assert both["probabilities"].shape == alone["probabilities"].shape == (1, 10)
+    assert (both["typicality"].shape, alone.keys()) == ((1,), {"probabilities"})
 
 
 def test_versions_count_up_and_the_newest_are_kept(model_dir, tmp_path):
