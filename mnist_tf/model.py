@@ -366,13 +366,15 @@ def build(
     keras.config.set_dtype_policy(PRECISIONS[precision])
     try:
         model = MODELS[name](num_classes=num_classes, **given)
+        # A subclassed model gets its variables when it is called.
+        image = tf.zeros([1, *image_shape, 1][:4], tf.uint8)
+        model(image)
         if test_shift or test_flip:
             model = TestTimeAugmented(model, test_shift, test_flip)
+            model(image)
         if temperature != 1:
             model = Calibrated(model, temperature)
-        # A subclassed model gets its variables when it is called.
-        shape = (*image_shape, 1)[:3]
-        model(tf.zeros([1, *shape], tf.uint8))
+            model(image)
         for layer in model._flatten_layers():
             if isinstance(layer, BatchNormalization):
                 layer.synchronized = sync_batch_norm
