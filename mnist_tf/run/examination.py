@@ -130,7 +130,7 @@ def fit(
     # A network is surer of images that it was trained on.
     probabilities = (held_out or training).probabilities
     if calibrate and held_out is not None and len(held_out) >= _FEWEST:
-        temperature = fit_temperature(held_out)
+        temperature = best_temperature(probabilities, held_out.labels)
         before, after = Calibration(), Calibration()
         before.add(probabilities, held_out.labels)
         probabilities = scaled(probabilities, temperature)
@@ -147,16 +147,6 @@ def fit(
         calibration,
         drift.to_json(drift.reference(images, probabilities)),
     )
-
-
-def fit_temperature(held_out: Examination) -> float:
-    """Returns the temperature at which the labels of held-out images are most likely.
-
-    A label is not taken for certain, but for as likely as (n + 1) / (n + 2), so that
-    probabilities stay below 1 where all answers are right (Platt, 1999, section 2.2).
-    """
-    certainty = (len(held_out) + 1) / (len(held_out) + 2)
-    return best_temperature(held_out.probabilities, held_out.labels, certainty)
 
 
 def fit_typicality(

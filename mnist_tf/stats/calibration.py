@@ -99,32 +99,27 @@ def scaled(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     return _softmax(_logarithms(probabilities) / temperature)
 
 
-def best_temperature(
-    probabilities: np.ndarray, labels: np.ndarray, certainty: float = 1.0
-) -> float:
+def best_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Returns the temperature at which the labels are most likely.
 
     The negative log-likelihood is convex in 1 / temperature, so its slope changes sign
-    once, and halving the range finds where. If all labels are the most probable class,
-    the likelihood grows without end as the temperature falls; one is returned at which
-    it cannot be told from 1.
+    once, and halving the range finds where. Labels are not taken for certain, but for
+    as probable as (n + 1) / (n + 2), and the rest is spread evenly over the other
+    classes: otherwise probabilities would become 1 where all answers are right (Platt,
+    Probabilities for SV Machines, 1999, for two classes).
 
     Args:
       probabilities: float [n, C], n at least 1.
       labels: int [n].
-      certainty: how probable the labels are, 0..1; the rest is spread evenly over the
-        other classes.
 
     Returns:
       0.01 to 100.
     """
     logarithms = _logarithms(probabilities)
+    images, classes = logarithms.shape
     of_label = np.take_along_axis(logarithms, labels[:, np.newaxis], axis=1).mean()
-    if certainty < 1:
-        of_others = (logarithms.sum(axis=1).mean() - of_label) / (
-            logarithms.shape[1] - 1
-        )
-        of_label = certainty * of_label + (1 - certainty) * of_others
+    of_others = (logarithms.sum(axis=1).mean() - of_label) / (classes - 1)
+    of_label += (of_others - of_label) / (images + 2)
     low, high = _TEMPERATURES
     for _ in range(_HALVINGS):
         middle = math.sqrt(low * high)

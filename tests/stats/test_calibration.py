@@ -122,10 +122,13 @@ class TestTemperature:
         assert np.isfinite(scaled).all()
         assert scaled.sum(axis=1) == pytest.approx(1)
 
-    def test_a_model_that_is_always_right_gets_a_low_one(self):
-        probabilities = np.array([[0.9, 0.1], [0.2, 0.8]])
-        found = calibration.best_temperature(probabilities, np.array([0, 1]))
-        assert 0.01 <= found < 0.1
+    def test_answers_that_are_all_right_do_not_become_certain(self):
+        labels = np.arange(200) % 5
+        probabilities = np.full((200, 5), 0.05, np.float32)
+        probabilities[np.arange(200), labels] = 0.8
+        temperature = calibration.best_temperature(probabilities, labels)
+        surest = calibration.scaled(probabilities[:1], temperature).max()
+        assert surest == pytest.approx(201 / 202, abs=1e-4)
 
     def test_a_model_that_is_always_wrong_gets_the_highest(self):
         probabilities = np.array([[0.9, 0.1], [0.2, 0.8]])
