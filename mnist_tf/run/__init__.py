@@ -1,6 +1,7 @@
-"""What surrounds the training loop: callbacks, checkpoints, directories, hardware.
+"""What surrounds the training loop: callbacks, TensorBoard, checkpoints, hardware.
 
-`cluster` and `distribution` are about runs on several devices or machines. Imports
-`errors`, `config`, `data`, and of the files at the door the ones it serves, `trainer`
-and `artifact`.
+`examination` asks the trained network about its images, for all that is fitted to its
+answers; `cluster` and `distribution` are about runs on several devices or machines.
+Imports `errors`, `config`, `data`, `stats`, `nn` and the files at the door that it
+serves.
 """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # The sweep itself decides these.
 FIXED = (
     "model_dir", "log_dir", "resume", "overwrite", "publish", "keep", "evaluate_test",
-    "strategy", "cluster_timeout", "profile_steps", "report",
+    "strategy", "cluster_timeout", "profile_steps", "report", "calibrate",
 )  # fmt: skip
 
 SAMPLERS = ("tpe", "random", "grid")

@@ -90,6 +90,7 @@ def test_help_lists_its_flags(capsys):
     fixed = {
         "model_dir", "log_dir", "resume", "overwrite", "publish", "keep",
         "evaluate_test", "strategy", "cluster_timeout", "profile_steps", "report",
+        "calibrate",
     }  # fmt: skip
     check_help(capsys, sweep, own | (set(vars(Config())) - fixed))
 
