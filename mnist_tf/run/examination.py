@@ -74,7 +74,8 @@ def examine(
         return [answer(batch) for batch, _ in batches]
 
     found = {}
-    classes = answer.get_concrete_function().structured_outputs[0].shape[1]
+    # 1 where a network leaves its number open.
+    classes = answer.get_concrete_function().structured_outputs[0].shape[1] or 1
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for name, split in splits.items():
             images, labels, indices = split
