@@ -189,7 +189,7 @@ def _write(
 
     def probabilities(batch: np.ndarray) -> np.ndarray:
         outputs = predictor.outputs(batch)
-        if outputs.typicality is not None:
+        if strangers is not None and outputs.typicality is not None:
             typicality.append(outputs.typicality)
         return outputs.probabilities
 
