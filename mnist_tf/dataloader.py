@@ -63,6 +63,8 @@ def training_batches(
     all_labels = tf.constant(labels, tf.int64)
     gather = _gatherer(images)
 
+    # Converting Python's `if` to graph operations would take half a second.
+    @tf.autograph.experimental.do_not_convert
     def batch(part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         positions = part * replica_batch + tf.range(replica_batch, dtype=tf.int64)
         order = _shuffled(positions, count, seed)

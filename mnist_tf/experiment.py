@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -344,7 +344,7 @@ class Experiment:
         trainer.seconds["trace"] += time.perf_counter() - clock
         return batches
 
-    def evaluation_batches(self, split: str) -> Iterable | None:
+    def evaluation_batches(self, split: str) -> tf.data.Dataset | None:
         """Returns every sample of a split once; None if it has none.
 
         Each of several workers gets its share of them.

@@ -11,11 +11,13 @@ else should happen during a run is passed to it as callbacks (see
 Another training algorithm is a subclass with another `train_step`.
 """
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -161,7 +163,7 @@ class Trainer:
         *,
         epochs: int,
         steps_per_epoch: int,
-        validation: Iterable | None = None,
+        validation: tf.data.Dataset | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         """Trains from `step` on until `epochs` are done or `stop` is called.
@@ -265,7 +267,7 @@ class Trainer:
         self.optimizer.apply(gradients, self.model.trainable_variables)
 
     def evaluate(
-        self, batches: Iterable, model: keras.Model | None = None
+        self, batches: tf.data.Dataset, model: keras.Model | None = None
     ) -> dict[str, float]:
         """Returns loss and metrics, exact over every sample.
 
@@ -276,11 +278,20 @@ class Trainer:
         Raises:
           NotFiniteError: the loss is NaN or infinite.
         """
+        return self._evaluate(batches, model or self.model)
+
+    def _evaluate(
+        self, batches: tf.data.Dataset, model: keras.Model, stoppable: bool = False
+    ) -> dict[str, float]:
+        """Evaluates; raises `_StoppedError` if it is `stoppable` and was stopped."""
         clock = time.perf_counter()
+        iterator, answers = iter(batches), []
         with self.metrics.set_aside():
-            answers = [
-                self._evaluate_batch(model or self.model, batch) for batch in batches
-            ]
+            with contextlib.suppress(tf.errors.OutOfRangeError):
+                while not (stoppable and self.stopped):
+                    answers.append(self._evaluate_batch(model, iterator))
+            if stoppable and not self._agree_on(1):
+                raise _StoppedError
             results = self.metrics.results()
         classes, losses = ([part[kind] for part in answers] for kind in (0, 1))
         self.answers = Answers(_joined(classes, np.int32), _joined(losses, np.float32))
@@ -492,35 +503,38 @@ class Trainer:
             "or set --global_clipnorm=1"
         )
 
-    @tf.function
+    # Converting Python's `if` and `for` to graph operations would take a third of a
+    # second; Keras's `fit` does not, either.
+    @tf.function(autograph=False)
     def _train_steps(
         self, iterator: tf.data.Iterator, steps: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Trains; returns the steps before the loss of this process is not finite."""
-        # As Keras's `fit` does. Converting Python's `if` and `for` to graph operations
-        # would take a tenth of a second.
-        train_step = tf.autograph.experimental.do_not_convert(self.train_step)
-        step, done, rate = tf.constant(0), tf.constant(0), tf.constant(0.0)
-        # To the end, whatever the loss: processes that train together would have to
-        # tell each other, which takes as long as adding up their gradients.
-        while step < steps:
+
+        def train(step: tf.Tensor, done: tf.Tensor, _: tf.Tensor) -> list[tf.Tensor]:
             rate = tf.cast(self.optimizer.learning_rate, tf.float32)
-            losses = self.strategy.run(train_step, args=next(iterator))
+            losses = self.strategy.run(self.train_step, args=next(iterator))
             own = self.strategy.experimental_local_results(losses)
             finite = tf.reduce_all(tf.math.is_finite(tf.stack(own)))
-            done += tf.cast(finite and done == step, tf.int32)
-            step += 1
+            counts = tf.logical_and(finite, done == step)
+            return [step + 1, done + tf.cast(counts, tf.int32), rate]
+
+        # To the end, whatever the loss: processes that train together would have to
+        # tell each other, which takes as long as adding up their gradients.
+        start = [tf.constant(0), tf.constant(0), tf.constant(0.0)]
+        _, done, rate = tf.while_loop(lambda step, *_: step < steps, train, start)
         weights = [
             tf.reduce_all(tf.math.is_finite(variable.value))
             for variable in self.model.trainable_variables
         ]
         return done, tf.reduce_all(weights), rate
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False)
     def _evaluate_batch(
-        self, model: keras.Model, batch: tuple[tf.Tensor, tf.Tensor]
+        self, model: keras.Model, iterator: tf.data.Iterator
     ) -> list[tf.Tensor]:
         """Returns the answers, int32 [B], and their losses, float32 [B]."""
+        batch = next(iterator)
         step = functools.partial(self._evaluate_step, model)
         answers = self.strategy.run(step, args=batch)
         parts = [self.strategy.experimental_local_results(each) for each in answers]
@@ -528,17 +542,19 @@ class Trainer:
         divided = isinstance(batch[0], tf.distribute.DistributedValues)
         return [tf.concat(part if divided else part[:1], 0) for part in parts]
 
-    @tf.autograph.experimental.do_not_convert
     def _evaluate_step(
         self, model: keras.Model, images: tf.Tensor, labels: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        logits = model(images, training=False)
+        count, shards = tf.shape(images)[0], self.shards
+        bounds = [count * index // shards for index in range(shards + 1)]
+        parts = [images[start:end] for start, end in itertools.pairwise(bounds)]
+        logits = tf.concat([model(part, training=False) for part in parts], 0)
         losses = self.evaluation_loss(labels, logits)
         self.metrics.update(labels, logits, losses)
         return tf.argmax(logits, -1, tf.int32), tf.cast(losses, tf.float32)
 
     def _end_epoch(
-        self, epoch: int, metrics: dict[str, float], validation: Iterable | None
+        self, epoch: int, metrics: dict[str, float], validation: tf.data.Dataset | None
     ) -> dict[str, float]:
         """Validates, adds to the history and keeps the weights if they are the best.
 
@@ -554,7 +570,7 @@ class Trainer:
         validated = {}
         try:
             if validation is not None:
-                results = self.evaluate(self._unless_stopped(validation))
+                results = self._evaluate(validation, self.model, stoppable=True)
                 self.validation_answers = self.answers
                 validated = {f"validation_{key}": results[key] for key in results}
             row = {"epoch": epoch, "step": self.step, **metrics, **validated}
@@ -566,14 +582,6 @@ class Trainer:
         self.metrics.reset()
         self._samples = 0.0
         return validated
-
-    def _unless_stopped(self, batches: Iterable) -> Iterator:
-        for batch in batches:
-            if self.stopped:
-                break
-            yield batch
-        if not self._agree_on(1):
-            raise _StoppedError
 
 
 def _joined(parts: Sequence[tf.Tensor], dtype: type) -> np.ndarray:

@@ -61,8 +61,9 @@ def examine(
     """
     shape = next(iter(splits.values()))[0].shape[1:]
 
-    @tf.function(input_signature=[tf.TensorSpec((None, *shape, 1)[:4], tf.uint8)])
-    @tf.autograph.experimental.do_not_convert
+    image = tf.TensorSpec((None, *shape, 1)[:4], tf.uint8)
+
+    @tf.function(autograph=False, input_signature=[image])
     def answer(batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
         logits, activations = model.examine(network, batch)
         features = [typicality.pooled(activations)] if activations else []

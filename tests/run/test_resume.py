@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mnist_tf.errors import UserError
 from mnist_tf.nn.augmentation import Augmentation
@@ -82,12 +83,15 @@ def test_a_run_that_is_stopped_during_validation_validates_on_resume():
     whole = fit(make_trainer(), validation=validation())
     first, second = make_trainer(), make_trainer()
 
-    def interrupted():
-        for batch in validation():
-            yield batch
-            first.stop("here")
+    def stop():
+        first.stop("here")
+        return np.int64(0)
 
-    fit(first, validation=interrupted())
+    def interrupted(images, labels):
+        nothing = tf.numpy_function(stop, [], tf.int64)
+        return images, labels + tf.ensure_shape(nothing, [])
+
+    fit(first, validation=validation().map(interrupted))
     assert (first.step, first.history) == (STEPS, [])
     assert first.metrics.samples() == STEPS * 16
     second.restore(*first.state())
