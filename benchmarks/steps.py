@@ -119,13 +119,14 @@ def _measure(parts: "Experiment", trainer: "Trainer") -> dict[str, Any]:
         "step": step,
         "batch": _median(lambda: next(batches), STEPS),
     }
-    own, flop = _convolutions(trainer.model, images, config.shards)
+    shards = int(config.shards)
+    own, flop = _convolutions(trainer.model, images, shards)
     return measured | {
         "convolutions": own,
         "flop": flop,
         "batch_size": config.batch_size,
         "precision": config.precision,
-        "limits": _limits(config.precision, config.shards),
+        "limits": _limits(config.precision, shards),
     }
 
 

@@ -18,6 +18,7 @@ place. A crash at any point leaves the old or the new model intact.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -382,12 +383,16 @@ def _export(
     typicality: "Typicality | None",
     folder: Path,
 ) -> None:
-    import keras  # here for the same reason as in `load_model`
-    import tensorflow as tf
+    import tensorflow as tf  # here for the same reason as in `load_model`
 
     from mnist_tf.model import examine
     from mnist_tf.nn.typicality import pooled
 
+    # With an explicit batch of None; else the first batch size seen is frozen in.
+    image = tf.TensorSpec((None, *image_shape), tf.uint8, name="images")
+    function = functools.partial(tf.function, autograph=False, input_signature=[image])
+
+    @function
     def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
         if len(image_shape) == 2:
             images = images[..., tf.newaxis]
@@ -397,20 +402,16 @@ def _export(
             outputs["typicality"] = typicality(pooled(activations))
         return outputs
 
-    def serve_probabilities(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        if len(image_shape) == 2:
-            images = images[..., tf.newaxis]
-        return {"probabilities": tf.nn.softmax(model(images, training=False))}
-
-    # With an explicit batch of None; else the first batch size seen is frozen in.
-    signature = [tf.TensorSpec((None, *image_shape), tf.uint8, name="images")]
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint("serve", serve, signature)
     # TensorFlow Serving answers with a list of probabilities where there is one output.
-    archive.add_endpoint("serving_default", serve_probabilities, signature)
+    @function
+    def serving_default(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": serve(images)["probabilities"]}
+
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    signatures = {"serve": serve, "serving_default": serving_default}
     saved_model = folder / _SAVED_MODEL
-    archive.write_out(str(saved_model), verbose=False)
+    tf.saved_model.save(module, str(saved_model), signatures)
     converter = tf.lite.TFLiteConverter.from_saved_model(
         str(saved_model), signature_keys=["serve"]
     )

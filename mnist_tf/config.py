@@ -14,6 +14,7 @@ from mnist_tf.errors import UserError, unknown_name
 
 Limits = tuple[str, Callable[[Any], bool]]  # in words, and as a test
 Switch = bool | str  # True, False or "auto"
+Count = int | str  # an integer or "auto"
 
 
 def setting(
@@ -155,8 +156,8 @@ class Config:
         MODEL, choices=("float32", "bfloat16", "auto"))
     test_shift: int = setting(
         0, "Test-time augmentation: the exported model averages its predictions over "
-        "the image and eight copies shifted by this many pixels. More accurate, at "
-        "nine times the cost of a prediction. 0 turns it off.",
+        "the image and four copies shifted by this many pixels. More accurate, at five "
+        "times the cost of a prediction. 0 turns it off.",
         MODEL, limits=between(0, 3))
     test_flip: bool = setting(
         False, "Test-time augmentation: average over the mirror image as well, at "
@@ -169,10 +170,12 @@ class Config:
         MODEL, choices=("all", "head"))
 
     batch_size: int = setting(128, "Images per step.", TRAINING, limits=AT_LEAST_1)
-    shards: int = setting(
+    shards: int | str = setting(
         1, "Split each batch into this many equal shards that run in parallel, each on "
         "its share of the cores. Faster where operations are small. Batch "
-        "normalisation sees one shard at a time.", TRAINING, limits=between(1, 64))
+        "normalisation sees one shard at a time. auto is one per core with at least 64 "
+        "images in each, and 1 on a GPU and for several workers; a run that is resumed "
+        "keeps its number.", TRAINING, limits=between(1, 64))
     epochs: int = setting(4, "Number of epochs.", TRAINING, limits=AT_LEAST_1)
     min_steps_per_epoch: int = setting(
         0, "Repeat small data sets until an epoch has this many steps. 0 goes through "
@@ -353,6 +356,7 @@ SETTINGS: dict[str, dataclasses.Field] = {f.name: f for f in dataclasses.fields(
 _TYPES: dict[Any, str] = {
     bool: "true or false",
     Switch: "true, false or auto",
+    Count: "an integer or auto",
     int: "an integer",
     float: "a finite number",
     str: "a string",
@@ -366,6 +370,8 @@ def _has_type(field: dataclasses.Field, value: Any) -> bool:
         return type(value) in (int, float) and abs(value) <= sys.float_info.max
     if field.type == Switch:
         return type(value) is bool or value == "auto"
+    if field.type == Count:
+        return type(value) is int or value == "auto"
     if field.type in (bool, int, str):
         return type(value) is field.type
     return type(value) is tuple and all(type(item) is int for item in value)
@@ -382,9 +388,9 @@ def _problems(config: Config) -> list[str]:
             problems.append(f"--{name} must be {_TYPES[field.type]} (got {shown})")
         elif about["choices"] and value not in about["choices"]:
             problems.append(unknown_name(f"--{name}", value, about["choices"]))
-        elif about["limits"] and not about["limits"][1](value):
+        elif about["limits"] and value != "auto" and not about["limits"][1](value):
             problems.append(f"--{name} must be {about['limits'][0]} (got {shown})")
-        elif field.type is int and value >= 2**31:
+        elif type(value) is int and value >= 2**31:
             problems.append(f"--{name} must be less than 2**31 (got {value!r})")
     return problems or _conflicts(config)
 

@@ -31,6 +31,7 @@ def training_batches(
     replicas: int = 1,
     pipeline: int = 0,
     pipelines: int = 1,
+    ahead: int = 1,
 ) -> tf.data.Dataset:
     """Returns the batches of the steps `start` to `stop`, reshuffled in each pass.
 
@@ -51,6 +52,8 @@ def training_batches(
       replicas: number of replicas; each gets `batch_size / replicas` images of a step.
       pipeline: the 0-based index of this input pipeline.
       pipelines: number of input pipelines; each feeds the same number of replicas.
+      ahead: batches to prepare at a time, or `tf.data.AUTOTUNE`. More than 1 pays where
+        the training leaves cores idle.
 
     Returns:
       A dataset of (images uint8 [B, H, W, C], labels int64 [B] or, with mixup, float32
@@ -83,7 +86,7 @@ def training_batches(
     if pipelines > 1:
         fed = replicas // pipelines
         parts = parts.filter(lambda part: part // fed % pipelines == pipeline)
-    return parts.map(batch, num_parallel_calls=1, deterministic=True).prefetch(4)
+    return parts.map(batch, num_parallel_calls=ahead, deterministic=True).prefetch(4)
 
 
 def evaluation_batches(

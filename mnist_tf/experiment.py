@@ -133,13 +133,25 @@ def _run_as_chief(config: Config, experiment: Callable[[], "Experiment"]) -> Res
 def prepare(config: Config, workers: int = 1) -> Config:
     """Sets the thread pools, and resolves what `auto` stands for on this computer.
 
-    `workers` share the work.
+    `workers` share the work. A run that is resumed keeps its number of shards.
     """
+    chosen: dict[str, Any] = {}
+    if config.precision == "auto":
+        chosen["precision"] = hardware.fastest_precision()
+    if config.shards == "auto":
+        folder = Path(config.model_dir) / artifact.CHECKPOINTS
+        saved = checkpoints.read_record(folder) if config.resume else None
+        if saved:
+            chosen["shards"] = saved["description"]["config"]["shards"]
+        else:
+            alone = workers == 1
+            chosen["shards"] = (
+                hardware.fastest_shards(config.batch_size) if alone else 1
+            )
+    config = dataclasses.replace(config, **chosen)
     hardware.set_threads(config.intra_op_threads, config.inter_op_threads)
     hardware.divide_cores(_own_shards(config, workers))
-    if config.precision != "auto":
-        return config
-    return dataclasses.replace(config, precision=hardware.fastest_precision())
+    return config
 
 
 class Experiment:
@@ -335,6 +347,7 @@ class Experiment:
                 replicas=context.num_replicas_in_sync,
                 pipeline=context.input_pipeline_id,
                 pipelines=context.num_input_pipelines,
+                ahead=hardware.batches_ahead(),
             )
             # Of a finite data set, workers would ask each other in each step whether
             # it has ended.
@@ -518,7 +531,7 @@ class Experiment:
         """Fits temperature and typicality to the answers to a sample of the images."""
         config = self.config
         splits = {split: self.splits[split] for split in ("train", "validation")}
-        found = examination.examine(finished, splits, config.shards)
+        found = examination.examine(finished, splits, _own_shards(config, 1))
         training = found["train"]
         images = self.dataset.train_images[training.rows]
         return examination.fit(
@@ -600,7 +613,7 @@ def _split(config: Config, dataset: data.Dataset) -> dict[str, Split]:
 
 def _own_shards(config: Config, replicas: int) -> int:
     """The shards of one replica, so that all together have those of the settings."""
-    return max(1, config.shards // replicas)
+    return max(1, int(config.shards) // replicas)
 
 
 def _check_profile(config: Config, steps: int) -> None:

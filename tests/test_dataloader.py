@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mnist_tf.dataloader import evaluation_batches, training_batches
 from mnist_tf.nn.augmentation import Augmentation
@@ -55,6 +56,15 @@ def test_each_pass_has_its_own_order():
     assert (first != second).any()
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.3
     assert abs(np.corrcoef(first, np.arange(100))[0, 1]) < 0.3
+
+
+def test_batches_prepared_ahead_are_the_same():
+    settings = {"augmentation": AFFINE, "mixup_alpha": 0.5, "num_classes": 100}
+    expected = batches(**settings)
+    found = batches(**settings, ahead=tf.data.AUTOTUNE)
+    for ours, theirs in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(ours[0], theirs[0])
+        np.testing.assert_array_equal(ours[1], theirs[1])
 
 
 def test_the_seed_decides_the_order():

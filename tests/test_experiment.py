@@ -145,6 +145,24 @@ def test_the_chosen_precision_is_recorded(run, tmp_path):
     assert written["config"]["precision"] == hardware.fastest_precision()
 
 
+def test_the_chosen_number_of_shards_is_recorded_and_kept(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware, "fastest_shards", lambda batch_size: 4)
+    run(shards="auto", batch_size=64)
+    monkeypatch.undo()
+    for resume in (True, "auto"):  # also where another number would be faster
+        run(shards="auto", batch_size=64, resume=resume)
+        written = json.loads((tmp_path / "out" / "config.json").read_text())
+        assert written["config"]["shards"] == 4
+    run(shards="auto", batch_size=64, overwrite=True)
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["config"]["shards"] == 1
+
+
+def test_each_of_several_workers_has_one_shard():
+    config = experiment.prepare(Config(shards="auto", batch_size=512), workers=2)
+    assert config.shards == 1
+
+
 def test_test_time_augmentation_is_evaluated_and_exported(run, tmp_path, sample):
     plain = run(model_dir=str(tmp_path / "plain")).metrics
     shifted = run(test_shift=1)

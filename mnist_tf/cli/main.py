@@ -1,5 +1,6 @@
 """The command line of the project: its verbs, one-line errors and exit codes."""
 
+import gc
 import importlib
 import importlib.util
 import io
@@ -59,6 +60,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     The exit code is 0, or what `main` returns; 1 after an error, which is one line; 128
     plus the signal after SIGINT or SIGTERM.
     """
+    # TensorFlow makes a million objects that stay; looking for garbage among them takes
+    # a second.
+    gc.set_threshold(100_000, 50)
     received: list[signal.Signals] = []
 
     def interrupt(signum: int, _: FrameType | None) -> NoReturn:
@@ -117,6 +121,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     if received:
         # Native code that was stopped halfway may crash when Python cleans up.
         os._exit(code)
+    gc.freeze()  # so that the exit does not look through them, either
     sys.exit(code)
 
 

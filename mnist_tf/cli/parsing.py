@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from mnist_tf.config import SETTINGS, Switch
+from mnist_tf.config import SETTINGS, Count, Switch
 from mnist_tf.errors import UserError, unknown_name
 from mnist_tf.predictor import REJECT_ATYPICAL, RUNTIMES
 
@@ -125,6 +125,8 @@ def define_config(values: flags.FlagValues, without: Collection[str] = ()) -> No
             parser = _SwitchParser()
             flag = flags.Flag(parser, None, name, default, text, boolean=True)
             flags.DEFINE_flag(flag, **mine)
+        elif field.type == Count:
+            flags.DEFINE(_CountParser(), name, default, text, **mine)
         else:
             mine["serializer"] = flags.CsvListSerializer(",")
             shown = ",".join(map(str, default))
@@ -207,6 +209,18 @@ class _SwitchParser(flags.ArgumentParser):
 
     def flag_type(self) -> str:
         return "bool or auto"
+
+
+class _CountParser(flags.ArgumentParser):
+    """Parses an integer and auto."""
+
+    syntactic_help = "an integer or auto"
+
+    def parse(self, argument: str | int) -> Count:
+        return argument if argument == "auto" else int(argument)
+
+    def flag_type(self) -> str:
+        return "int or auto"
 
 
 class PathParser(flags.ArgumentParser):

@@ -187,18 +187,18 @@ def load(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]
     raise UserError(f"--resume: {folder} holds no checkpoint; omit --resume")
 
 
-def history(folder: Path) -> list[dict[str, float]]:
-    """Returns the metrics of each finished epoch of the run with these checkpoints.
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Returns the record of the latest checkpoint, without its arrays.
 
-    Reads no arrays. There are none if no checkpoint can be read.
+    None if no checkpoint can be read.
     """
     for path in find(folder):
         with (
             contextlib.suppress(OSError, KeyError, ValueError, zipfile.BadZipFile),
             np.load(path, allow_pickle=False) as file,
         ):
-            return json.loads(file["record"].tobytes())["history"]
-    return []
+            return json.loads(file["record"].tobytes())
+    return None
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

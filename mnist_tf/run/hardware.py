@@ -18,6 +18,8 @@ from mnist_tf.trainer import Trainer
 
 _CPUINFO = Path("/proc/cpuinfo")
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # decide the kernels
+_BFLOAT16_CAPABILITY = (8, 0)  # of GPUs (docs.nvidia.com, "CUDA C++ Programming Guide")
+_SHARD = 64  # images
 _LARGE_BATCH = 512  # images; activations of smaller batches always fit
 # Bytes for tracing, evaluation and export; 130 MiB with base.cfg, up to 660 with
 # best.cfg, which averages nine evaluations.
@@ -29,14 +31,39 @@ _CHECKPOINTS = 3  # on the disk at the same time
 def fastest_precision() -> str:
     """Returns the precision that trains fastest here: "float32" or "bfloat16".
 
-    That is bfloat16 on an x86 CPU with instructions for it; without them it is emulated
-    and slower. It is float32 where Linux does not tell, and on a GPU.
+    That is bfloat16 on an x86 CPU with instructions for it and on GPUs with tensor
+    cores for it, which have compute capability 8.0 or higher; without them it is
+    emulated and slower. It is float32 where Linux or TensorFlow does not tell.
     """
-    if tf.config.list_physical_devices("GPU"):
-        return "float32"
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = map(tf.config.experimental.get_device_details, gpus)
+        found = [each.get("compute_capability", (0, 0)) for each in details]
+        return "bfloat16" if min(found) >= _BFLOAT16_CAPABILITY else "float32"
     _, instructions = _processor()
     bfloat16 = {"avx512_bf16", "amx_bf16"} & set(instructions)
     return "bfloat16" if bfloat16 else "float32"
+
+
+def fastest_shards(batch_size: int) -> int:
+    """Returns the number of equal shards of a batch that trains fastest here.
+
+    On a CPU that is one per core, with at least 64 images in each: smaller ones cost
+    more per image, and their batch normalisation is less exact. On a GPU it is 1.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        return 1
+    most = max(1, min(cores(), batch_size // _SHARD))
+    return next(count for count in range(most, 0, -1) if batch_size % count == 0)
+
+
+def batches_ahead() -> int:
+    """Returns how many batches to prepare at a time while one is trained on.
+
+    On a CPU, which trains too, that is 1. A GPU must not wait: TensorFlow finds out how
+    many it takes.
+    """
+    return tf.data.AUTOTUNE if tf.config.list_physical_devices("GPU") else 1
 
 
 def describe(precision: str, replicas: int = 1) -> dict[str, Any]:

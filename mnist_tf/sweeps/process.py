@@ -97,7 +97,8 @@ class TrialProcess:
 
     def history(self) -> list[dict[str, float]]:
         """Returns the metrics of each epoch that is in a checkpoint."""
-        return checkpoints.history(self.model_dir / artifact.CHECKPOINTS)
+        saved = checkpoints.read_record(self.model_dir / artifact.CHECKPOINTS)
+        return saved["history"] if saved else []
 
     def prune(self) -> None:
         """Tells the run to end early."""

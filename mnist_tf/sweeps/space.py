@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from mnist_tf.config import SETTINGS, Config, Switch, as_text
+from mnist_tf.config import SETTINGS, Config, Count, Switch, as_text
 from mnist_tf.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -203,16 +203,16 @@ def _parse_values(name: str, text: str) -> Range | Choices:
 
 def _parse_value(name: str, text: str) -> Any:
     kind = SETTINGS[name].type
-    if kind is int:
+    if text == "auto" and kind in (Count, Switch):
+        return text
+    if kind in (int, Count):
         return int(text)
     if kind is float:
         number = float(text)
         if not math.isfinite(number):
             raise ValueError
         return number
-    if kind is bool or kind == Switch:
-        if text == "auto" and kind == Switch:
-            return text
+    if kind in (bool, Switch):
         return {"true": True, "false": False}[text]
     return ",".join(map(str, _as_integers(text))) if _is_list(name) else text
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mnist_tf.data import limits
 from mnist_tf.errors import UserError
@@ -36,6 +37,50 @@ def test_bfloat16_is_fastest_on_processors_that_have_it(
         cpuinfo.write_text(text)
     monkeypatch.setattr(hardware, "_CPUINFO", cpuinfo)
     assert hardware.fastest_precision() == precision
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Lets TensorFlow find GPUs of some capabilities, which no test machine has."""
+
+    def find(*capabilities):
+        found = {f"/physical_device:GPU:{i}": c for i, c in enumerate(capabilities)}
+        devices = [SimpleNamespace(name=name) for name in found]
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: devices)
+        details = lambda gpu: {"compute_capability": found[gpu.name]}  # noqa: E731
+        monkeypatch.setattr(tf.config.experimental, "get_device_details", details)
+
+    return find
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [([(7, 5)], "float32"), ([(8, 0)], "bfloat16"), ([(9, 0), (7, 0)], "float32")],
+)
+def test_bfloat16_is_fastest_on_gpus_with_tensor_cores_for_it(
+    capabilities, precision, gpus
+):
+    gpus(*capabilities)
+    assert hardware.fastest_precision() == precision
+
+
+@pytest.mark.parametrize(
+    ("cores", "batch_size", "shards"),
+    [(1, 128, 1), (2, 128, 2), (4, 128, 2), (4, 256, 4), (4, 192, 3), (2, 127, 1),
+     (2, 16, 1), (3, 500, 2)],
+)  # fmt: skip
+def test_there_is_a_shard_per_core_with_at_least_64_images(
+    cores, batch_size, shards, monkeypatch
+):
+    monkeypatch.setattr(hardware, "cores", lambda: cores)
+    assert hardware.fastest_shards(batch_size) == shards
+
+
+def test_a_gpu_gets_the_whole_batch_and_does_not_wait_for_it(gpus):
+    assert hardware.batches_ahead() == 1
+    gpus((8, 0))
+    assert hardware.fastest_shards(512) == 1
+    assert hardware.batches_ahead() == tf.data.AUTOTUNE
 
 
 def threads_after(*code):
