@@ -184,12 +184,11 @@ def test_a_new_network_is_one_class_and_one_line(monkeypatch):
 @pytest.mark.parametrize("pixels", [1, 2])
 def test_shifted_copies_are_averaged(pixels):
     network = make("cnn", filters=(4,))
-    steps = (-pixels, 0, pixels)
+    steps = np.array([(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)])
     padded = np.pad(IMAGES, [(0, 0), (pixels, pixels), (pixels, pixels), (0, 0)])
     views = [
-        np.roll(padded, (rows, columns), (1, 2))[:, pixels:-pixels, pixels:-pixels]
-        for rows in steps
-        for columns in steps
+        np.roll(padded, step, (1, 2))[:, pixels:-pixels, pixels:-pixels]
+        for step in pixels * steps
     ]
     expected = np.mean([tf.nn.softmax(network(view)) for view in views], axis=0)
     found = tf.nn.softmax(models.TestTimeAugmented(network, pixels)(IMAGES))
