@@ -1,5 +1,6 @@
 """Fixtures and helpers that several tests share."""
 
+import collections
 import contextlib
 import fcntl
 import gzip
@@ -50,8 +51,10 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: rank.get(item.path.stem, len(slow)))
 
 
-def pytest_terminal_summary(terminalreporter):
-    """Prints how many faults were handled."""
+def pytest_terminal_summary(terminalreporter, config):
+    """Prints how many faults were handled; with --durations, what each file took."""
+    if config.getoption("durations") is not None:
+        _print_durations(terminalreporter)
     reports = {
         outcome: [
             report
@@ -65,6 +68,19 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(
             f"faults: {len(reports['passed'])} of {tried} handled as documented"
         )
+
+
+def _print_durations(terminalreporter):
+    spent, tests = collections.Counter(), collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                file = report.nodeid.partition("::")[0]
+                spent[file] += report.duration
+                tests[file] += report.when == "call"
+    terminalreporter.section("seconds and tests of each file")
+    for file, seconds in spent.most_common():
+        terminalreporter.write_line(f"{seconds:8.1f} {tests[file]:5} {file}")
 
 
 def refusal(call, *arguments):

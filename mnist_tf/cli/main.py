@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -15,6 +16,7 @@ from typing import NoReturn, TextIO, cast
 
 from mnist_tf.errors import Interrupted, UserError, say, unknown_name
 
+STARTED = time.perf_counter()  # when the command did, but for Python itself
 VERBS = {
     "train": "Train a model and write a model directory.",
     "sweep": "Train with many settings and compare them.",

@@ -8,11 +8,13 @@ Progress goes to standard error, the summary to standard output.
 
 import importlib
 import importlib.util
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mnist_tf import artifact
 from mnist_tf.cli import parsing
+from mnist_tf.cli.main import STARTED
 from mnist_tf.config import Config
 from mnist_tf.data import limits
 from mnist_tf.errors import UserError, unknown_name, warn
@@ -30,6 +32,7 @@ def main(argv: Sequence[str]) -> None:
     if result:  # else the chief prints it
         print(result)
         _draw_report(result, wanted=config.report)
+        print(f"in all      {time.perf_counter() - STARTED:,.1f} s")
 
 
 def unknown_names(values: parsing.Values) -> list[str]:

@@ -83,7 +83,6 @@ class FusedAdam(keras.optimizers.Adam):
             grad=gradient,
         )
 
-
     def _update_model_variables_moving_average(self, variables: Sequence) -> None:
         """Updates the averages in four operations each, where Keras takes nine."""
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:

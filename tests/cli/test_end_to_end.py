@@ -67,6 +67,15 @@ class TestTrain:
         assert str(trained[1] / "out") in text
         assert str(trained[1] / "logs") in text
 
+    def test_the_last_line_is_the_time_of_the_whole_command(self, tmp_path):
+        folders = [f"--model_dir={tmp_path / 'out'}", f"--log_dir={tmp_path / 'logs'}"]
+        clock = time.time()
+        done = ok("train", *SMOKE, *folders)
+        whole = time.time() - clock
+        shown = re.fullmatch(r"in all +([\d.]+) s", done.stdout.splitlines()[-1])
+        phases = json.loads((tmp_path / "out" / "metrics.json").read_text())["seconds"]
+        assert sum(phases.values()) < float(shown[1]) < whole + 0.1
+
     def test_standard_error_has_nothing_but_progress(self, trained):
         lines = trained[0].stderr.splitlines()
         assert [line[:9] for line in lines if "validation" in line] == [

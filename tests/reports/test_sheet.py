@@ -113,7 +113,7 @@ class TestCommand:
     def test_it_draws_the_sheet_and_says_where(self, tmp_path):
         done = self.train(tmp_path)
         path = tmp_path / "out" / "report.png"
-        assert done.stdout.splitlines()[-1] == f"report in   {path}"
+        assert done.stdout.splitlines()[-2] == f"report in   {path}"
         with Image.open(path) as image:
             assert image.format == "PNG"
         hidden = [each.name for each in path.parent.iterdir() if each.name[0] == "."]
