@@ -47,6 +47,7 @@ POSITIVE = ("greater than 0", lambda value: value > 0)
 AT_LEAST_0 = ("at least 0", lambda value: value >= 0)
 AT_LEAST_1 = ("at least 1", lambda value: value >= 1)
 FRACTION = ("at least 0 and less than 1", lambda value: 0 <= value < 1)
+SHARE = ("greater than 0 and at most 1", lambda value: 0 < value <= 1)
 FILTERS = (
     "one to six integers between 1 and 4096",
     lambda value: 1 <= len(value) <= 6 and min(value) >= 1 and max(value) <= 4096,
@@ -108,6 +109,9 @@ class Config:
         "none", "Random movement of the training images at each step: none, shift "
         "(by whole pixels) or affine (shift, rotation, zoom and shear).",
         DATA, choices=("none", "shift", "affine"))
+    augment_fraction: float = setting(
+        1.0, "Fraction of the images of a batch to move. The others stay as they are, "
+        "which saves time.", DATA, limits=SHARE)
     augment_shift: float = setting(
         2.0, "Largest shift in pixels.", DATA, limits=between(0, 14))
     augment_rotation: float = setting(

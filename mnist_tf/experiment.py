@@ -327,6 +327,7 @@ class Experiment:
         }[config.augment]  # fmt: skip
         augmentation = dataclasses.replace(
             movement,
+            fraction=config.augment_fraction,
             flip=config.flip,
             color_jitter=config.color_jitter,
             cutout=config.cutout,

@@ -34,8 +34,8 @@ JSON_VALUES = st.recursive(
 )
 # Changing one changes the results of everyone who does not set it.
 DEFAULTS = {
-    "validation_split": 0.1, "augment_shift": 2.0, "augment_rotation": 10.0,
-    "augment_zoom": 0.1, "augment_shear": 5.0, "filters": (16, 32, 64),
+    "validation_split": 0.1, "augment_fraction": 1.0, "augment_shift": 2.0,
+    "augment_rotation": 10.0, "augment_zoom": 0.1, "augment_shear": 5.0, "filters": (16, 32, 64),
     "convs_per_stage": 1, "num_layers": 3, "units": 64, "batch_size": 128, "shards": 1,
     "epochs": 4, "learning_rate": 0.01, "warmup": 0.25, "momentum": 0.9,
     "beta_2": 0.99, "weight_decay": 0.004, "seed": 1, "log_every": 50,
@@ -127,6 +127,8 @@ def test_missing_settings_get_their_defaults():
         ("augment_rotation", -0.5, "between 0 and 45"),
         ("augment_rotation", 45.5, "between 0 and 45"),
         ("augment_shear", -0.5, "between 0 and 45"),
+        ("augment_fraction", 0, "greater than 0 and at most 1"),
+        ("augment_fraction", 1.01, "greater than 0 and at most 1"),
         ("augment_shear", 45.5, "between 0 and 45"),
         ("augment_zoom", -0.1, "between 0 and 0.5"),
         ("augment_zoom", 0.6, "between 0 and 0.5"),
@@ -171,6 +173,7 @@ def test_a_value_of_the_wrong_type_or_outside_its_limits(setting, value, wanted)
         ("augment_rotation", 45),
         ("augment_shear", 0),
         ("augment_shear", 45),
+        ("augment_fraction", 1),
         ("augment_zoom", 0),
         ("augment_zoom", 0.5),
         ("filters", (1, 2, 3)),

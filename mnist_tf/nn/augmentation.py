@@ -28,6 +28,8 @@ class Augmentation:
       zoom: largest relative change of size, 0.1 for 90% to 110%.
       shear: largest shear in degrees.
       whole_pixels: whether to shift by whole pixels, which does not blur.
+      fraction: of the images to shift, rotate, zoom and shear, in (0, 1], evenly spread
+        over the batch. The others stay as they are, and cost nothing.
       flip: whether to mirror half of the images left to right.
       color_jitter: largest relative change of brightness, contrast and saturation.
       cutout: side in pixels of a square to blacken (DeVries and Taylor, 2017,
@@ -39,6 +41,7 @@ class Augmentation:
     zoom: float = 0.0
     shear: float = 0.0
     whole_pixels: bool = False
+    fraction: float = 1.0
     flip: bool = False
     color_jitter: float = 0.0
     cutout: int = 0
@@ -76,7 +79,21 @@ def augment(
         )
 
     if limits.shift or limits.rotation or limits.zoom or limits.shear:
-        images = _transformed(images, limits, draw, seed)
+        transforms = _transforms(images, limits, draw, seed)
+        method = "NEAREST" if limits.whole_pixels else "BILINEAR"
+        if limits.fraction == 1:
+            images = _transformed(images, transforms, method)
+        else:
+            chosen = _spread(_places(images, share), limits.fraction)
+            images = tf.tensor_scatter_nd_update(
+                images,
+                chosen,
+                _transformed(
+                    tf.gather_nd(images, chosen),
+                    tf.gather_nd(transforms, chosen),
+                    method,
+                ),
+            )
     # A seed for each kind, so that one does not depend on the others.
     seeds = [tf.random.experimental.stateless_fold_in(seed, kind) for kind in range(3)]
     if limits.flip:
@@ -132,16 +149,29 @@ def mixup(
 
 def _drawn(images: tf.Tensor, share: Share, draw: Draw) -> tf.Tensor:
     """Draws for the images of a whole batch and returns the part of a share of it."""
-    index, shares = share
     count = tf.shape(images)[0]
-    first = tf.cast(index, tf.int32) * count
-    return draw(count * shares)[first : first + count]
+    places = _places(images, share)
+    return draw(count * share[1])[places[0] : places[0] + count]
 
 
-def _transformed(
+def _places(images: tf.Tensor, share: Share) -> tf.Tensor:
+    """Where in the whole batch the images of a share are, int32 [B]."""
+    count = tf.shape(images)[0]
+    return tf.cast(share[0], tf.int32) * count + tf.range(count)
+
+
+def _spread(places: tf.Tensor, fraction: float) -> tf.Tensor:
+    """Chooses a fraction of places, evenly spread; their indices, int64 [n, 1]."""
+    before, after = (
+        tf.floor(tf.cast(each, tf.float64) * fraction) for each in (places, places + 1)
+    )
+    return tf.where(before < after)
+
+
+def _transforms(
     images: tf.Tensor, augmentation: Augmentation, draw: Draw, seed: tf.Tensor
 ) -> tf.Tensor:
-    """Transforms each image by a random affine map around its centre, in one kernel."""
+    """Draws an affine map around the centre for each image, float32 [B, 8]."""
     zoom, shift = augmentation.zoom, augmentation.shift
     angles = np.radians([augmentation.rotation, augmentation.shear])
     limits = tf.constant([*angles, zoom, zoom, shift, shift], tf.float32)
@@ -160,12 +190,17 @@ def _transformed(
     to_x = center_x - a * center_x - b * center_y + shift_x
     to_y = center_y - c * center_x - d * center_y + shift_y
     zero = tf.zeros_like(a)
+    return tf.stack([a, b, to_x, c, d, to_y, zero, zero], axis=1)
+
+
+def _transformed(images: tf.Tensor, transforms: tf.Tensor, method: str) -> tf.Tensor:
+    """Transforms each image by its affine map, in one kernel."""
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
-        transforms=tf.stack([a, b, to_x, c, d, to_y, zero, zero], axis=1),
+        transforms=transforms,
         output_shape=tf.shape(images)[1:3],
         fill_value=0.0,
-        interpolation="NEAREST" if augmentation.whole_pixels else "BILINEAR",
+        interpolation=method,
         fill_mode="CONSTANT",
     )
 

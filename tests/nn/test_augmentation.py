@@ -96,6 +96,23 @@ def test_a_rotated_image_is_zoomed_within_the_limit_in_every_direction():
     assert 1.18 < sides.max() < 1.21
 
 
+@pytest.mark.parametrize(
+    ("fraction", "moved"),
+    [(0.5, [1, 3, 5, 7, 9]), (0.3, [3, 6, 9]), (0.75, [1, 2, 3, 5, 6, 7, 9])],
+)
+def test_a_fraction_of_the_images_is_moved_as_if_all_were(fraction, moved):
+    affine = {"shift": 2, "rotation": 10, "zoom": 0.1, "shear": 5}
+    images = squares(10)
+    whole = augment(images, Augmentation(**affine), [1, 2]).numpy()
+    part = Augmentation(**affine, fraction=fraction)
+    expected = images.numpy()
+    expected[moved] = whole[moved]
+    np.testing.assert_array_equal(augment(images, part, [1, 2]), expected)
+    for share in (0, 1):  # whoever has the image
+        own = augment(images[5 * share :][:5], part, [1, 2], share=(share, 2))
+        np.testing.assert_array_equal(own, expected[5 * share :][:5])
+
+
 @pytest.mark.parametrize("limits", [{"rotation": 30}, {"shear": 30}])
 def test_rotation_and_shear_keep_the_centre(limits):
     turned = augment(squares(), Augmentation(**limits), [1, 2])
