@@ -35,7 +35,8 @@ JSON_VALUES = st.recursive(
 # Changing one changes the results of everyone who does not set it.
 DEFAULTS = {
     "validation_split": 0.1, "augment_fraction": 1.0, "augment_shift": 2.0,
-    "augment_rotation": 10.0, "augment_zoom": 0.1, "augment_shear": 5.0, "filters": (16, 32, 64),
+    "augment_rotation": 10.0, "augment_zoom": 0.1, "augment_shear": 5.0,
+    "filters": (16, 32, 64),
     "convs_per_stage": 1, "num_layers": 3, "units": 64, "batch_size": 128, "shards": 1,
     "epochs": 4, "learning_rate": 0.01, "warmup": 0.25, "momentum": 0.9,
     "beta_2": 0.99, "weight_decay": 0.004, "seed": 1, "log_every": 50,
