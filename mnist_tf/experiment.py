@@ -143,11 +143,10 @@ def prepare(config: Config, workers: int = 1) -> Config:
         saved = checkpoints.read_record(folder) if config.resume else None
         if saved:
             chosen["shards"] = saved["description"]["config"]["shards"]
+        elif workers > 1:
+            chosen["shards"] = 1
         else:
-            alone = workers == 1
-            chosen["shards"] = (
-                hardware.fastest_shards(config.batch_size) if alone else 1
-            )
+            chosen["shards"] = hardware.fastest_shards(config.batch_size)
     config = dataclasses.replace(config, **chosen)
     hardware.set_threads(config.intra_op_threads, config.inter_op_threads)
     hardware.divide_cores(_own_shards(config, workers))

@@ -57,8 +57,9 @@ def test_a_subclass_trains_in_its_own_way(trainer_class, plain):
 
 
 @pytest.mark.parametrize("batch_size", [1, 32, 70])
-def test_evaluation_is_exact_over_every_sample(batch_size):
-    trainer = make_trainer(metrics=both_kinds())
+@pytest.mark.parametrize("shards", [1, 3])
+def test_evaluation_is_exact_over_every_sample(batch_size, shards):
+    trainer = make_trainer(metrics=both_kinds(), shards=shards)
     images, labels = data(70)
     expected = measured(labels, trainer.model(images[..., np.newaxis]))
     batches = evaluation_batches(images, labels, batch_size=batch_size)
