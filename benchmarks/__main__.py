@@ -131,7 +131,7 @@ def _recipe(name: str, data_dir: str, seed: int, split: float = 0.0) -> Row:
         data = "--dataset=sample" if sample else f"--data_dir={data_dir}"
         busy = host.busy()
         clock = time.perf_counter()
-        metrics = _train(Path(folder), "base" if sample else name, data, *given)
+        metrics = _train(Path(folder), "few" if sample else name, data, *given)
         whole = time.perf_counter() - clock
         if sample:
             accuracy = _evaluate(Path(folder), data_dir)

@@ -18,7 +18,7 @@ COLOURS = {
     "fit": "#555555",
 }
 TITLES = {
-    "sample": "base on 5,000 digits",
+    "sample": "few on 5,000 digits",
     "fit": "Keras example, fit, 15 epochs",
     "fit_onednn": "Keras `fit`, oneDNN on",
     "fit_tuned": "Keras `fit`, oneDNN on, no XLA, 50 steps per call",
