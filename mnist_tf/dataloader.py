@@ -86,7 +86,8 @@ def training_batches(
     if pipelines > 1:
         fed = replicas // pipelines
         parts = parts.filter(lambda part: part // fed % pipelines == pipeline)
-    return parts.map(batch, num_parallel_calls=ahead, deterministic=True).prefetch(4)
+    batches = parts.map(batch, num_parallel_calls=ahead, deterministic=True).prefetch(4)
+    return batches if ahead == tf.data.AUTOTUNE else _untuned(batches)
 
 
 def evaluation_batches(
@@ -113,7 +114,17 @@ def evaluation_batches(
         found = tf.data.Dataset.from_tensor_slices(_with_channels(pixels))
         found = found.batch(batch_size)
     labelled = tf.data.Dataset.from_tensor_slices(all_labels).batch(batch_size)
-    return tf.data.Dataset.zip(found, labelled).prefetch(2)
+    return _untuned(tf.data.Dataset.zip(found, labelled).prefetch(2))
+
+
+def _untuned(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Leaves out the thread that tunes a pipeline, where there is nothing to tune.
+
+    The end of an iterator may wait ten seconds for it.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.with_options(options)
 
 
 def _gatherer(images: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:

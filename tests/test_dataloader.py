@@ -67,6 +67,15 @@ def test_batches_prepared_ahead_are_the_same():
         np.testing.assert_array_equal(ours[1], theirs[1])
 
 
+def test_only_what_tensorflow_tunes_waits_for_the_thread_that_does():
+    settings = {"batch_size": 10, "seed": 1, "stop": 3}
+    fixed = training_batches(*numbered(30), **settings)
+    assert fixed.options().autotune.enabled is False
+    assert evaluation_batches(*numbered(30)).options().autotune.enabled is False
+    tuned = training_batches(*numbered(30), **settings, ahead=tf.data.AUTOTUNE)
+    assert tuned.options().autotune.enabled is not False
+
+
 def test_the_seed_decides_the_order():
     one, same, other = (labels_of(batches(seed=seed)) for seed in (1, 1, 2))
     assert np.array_equal(one, same)
