@@ -210,6 +210,7 @@ def _steps(rows: Rows) -> str:
         lines.append(
             [
                 row["name"].replace("--", ""),
+                str(row["batch_size"]),
                 *(
                     f"{row[name]:.2f}"
                     for name in ("forward", "gradients", "update", "step", "batch")
@@ -222,7 +223,7 @@ def _steps(rows: Rows) -> str:
             ]
         )
     heads = (
-        "step of base.cfg, 128 images | forward, ms | + gradients | + update | "
+        "step of base.cfg | images | forward, ms | + gradients | + update | "
         "whole step in the loop | input pipeline alone | convolutions alone | "
         "their share of the step | matrix product, GFLOP/s | convolution, GFLOP/s | "
         "share of that"

@@ -96,8 +96,8 @@ class Trainer:
       log_every: steps between two calls of the callbacks, counted within each epoch.
       log_at: further steps to call the callbacks after.
       shards: equal parts of each batch that run in parallel; batch normalisation sees
-        one at a time. Every batch size must be a multiple of it. Faster for small
-        operations if each shard has a thread (`hardware.divide_cores`).
+        one at a time. The size of training batches must be a multiple of it. Faster for
+        small operations if each shard has a thread (`hardware.divide_cores`).
       gather: returns what each process that trains along passes, JSON types, the
         chief's first. By default there is no other.
 

@@ -149,9 +149,7 @@ def mixup(
 
 def _drawn(images: tf.Tensor, share: Share, draw: Draw) -> tf.Tensor:
     """Draws for the images of a whole batch and returns the part of a share of it."""
-    count = tf.shape(images)[0]
-    places = _places(images, share)
-    return draw(count * share[1])[places[0] : places[0] + count]
+    return tf.gather(draw(tf.shape(images)[0] * share[1]), _places(images, share))
 
 
 def _places(images: tf.Tensor, share: Share) -> tf.Tensor:

@@ -22,7 +22,7 @@ _BFLOAT16_CAPABILITY = (8, 0)  # of GPUs (docs.nvidia.com, "CUDA C++ Programming
 _SHARD = 64  # images
 _LARGE_BATCH = 512  # images; activations of smaller batches always fit
 # Bytes for tracing, evaluation and export; 130 MiB with base.cfg, up to 660 with
-# best.cfg, which averaged nine evaluations then.
+# best.cfg, when it averaged nine views.
 _OVERHEAD = 2**28
 _ADDRESS_SPACE = 3 * 2**29  # bytes that TensorFlow's threads reserve; as measured
 _CHECKPOINTS = 3  # on the disk at the same time
