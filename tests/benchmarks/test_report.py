@@ -92,7 +92,12 @@ def test_each_part_has_a_table(tmp_path):
     answers = {"name": "base", "images": 9000, "differences": differences}
     answers |= {"litert": runtime, "tensorflow": runtime}
     step = {"forward": 1.0, "gradients": 2.0, "update": 3.0, "step": 4.0, "batch": 0.5}
-    step |= {"name": "--precision=float32", "convolutions": 3.0, "flop": 10**9}
+    step |= {
+        "name": "--precision=float32",
+        "convolutions": 3.0,
+        "batch_size": 256,
+        "flop": 10**9,
+    }
     step |= {"limits": {"product": 400.0, "convolution": 500.0}}
     growth = {"name": "images", "value": 60_000, "images_per_second": 9000.0}
     growth |= {"memory_mib": 800.0, "memory_along": [790.0, 800.0]}
