@@ -45,9 +45,9 @@ from mnist_tf.cli import parsing
 from mnist_tf.cli.main import run
 from mnist_tf.errors import UserError, native_output_hidden, unknown_name
 
-RECIPES = {"fast": 10, "base": 5, "sample": 5, "tiny": 5}  # number of seeds
+RECIPES = {"fast": 10, "base": 5, "few": 5, "tiny": 5}  # number of seeds
 BEST = {"best": 5}
-PLAIN = {"fast": 5, "base": 5, "sample": 5, "tiny": 2, "best": 1}
+PLAIN = {"fast": 5, "base": 5, "few": 5, "tiny": 2, "best": 1}
 FITS = 3
 PEER_ROUNDS, PEER_EPOCHS = 3, 2  # the first epoch of each traces and is not counted
 PREDICTIONS = 15
@@ -127,11 +127,11 @@ def _recipe(name: str, data_dir: str, seed: int, split: float = 0.0) -> Row:
     """Trains and evaluates on the test images once."""
     with tempfile.TemporaryDirectory() as folder:
         given = [f"--seed={seed}", f"--validation_split={split}"]
-        sample = name == "sample"
+        sample = name == "few"
         data = "--dataset=sample" if sample else f"--data_dir={data_dir}"
         busy = host.busy()
         clock = time.perf_counter()
-        metrics = _train(Path(folder), "few" if sample else name, data, *given)
+        metrics = _train(Path(folder), name, data, *given)
         whole = time.perf_counter() - clock
         if sample:
             accuracy = _evaluate(Path(folder), data_dir)

@@ -15,10 +15,12 @@ COLOURS = {
     "best": "#7570b3",
     "tiny": "#e7298a",
     "sample": "#66a61e",
+    "few": "#66a61e",
     "fit": "#555555",
 }
 TITLES = {
-    "sample": "few on 5,000 digits",
+    "sample": "base on 5,000 digits",
+    "few": "few on 5,000 digits",
     "fit": "Keras example, fit, 15 epochs",
     "fit_onednn": "Keras `fit`, oneDNN on",
     "fit_tuned": "Keras `fit`, oneDNN on, no XLA, 50 steps per call",
