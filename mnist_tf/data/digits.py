@@ -7,7 +7,7 @@ subtracted first, and the width of the strokes is brought into MNIST's range.
 """
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 IMAGE_SIZE = 28  # pixels, width and height
 
@@ -37,7 +37,7 @@ def normalise(grey: np.ndarray) -> np.ndarray:
     """
     ink = grey - _background(grey)
     # Ink differs more from the background than noise does.
-    if np.square(np.minimum(ink, 0)).sum() > np.square(np.maximum(ink, 0)).sum():
+    if (ink * np.abs(ink)).sum() < 0:
         ink = -ink
     digit = _segment(ink)
     if not digit.any():
@@ -82,16 +82,17 @@ def _reduce(values: np.ndarray, side: int) -> np.ndarray:
 def _segment(ink: np.ndarray) -> np.ndarray:
     """Separates the digit from specks, smudges and noise.
 
-    Takes grey levels above the background, float [H, W]. Returns uint8 [H, W], 255 for
-    full ink; all 0 if there is none.
+    Takes grey levels above the background, float [H, W]. Returns uint8 [h, w], the part
+    with the digit, 255 for full ink; all 0 if there is none.
     """
-    small = _foreground(_reduce(ink, _SEGMENT_SIDE)).astype(np.uint8)
-    mask = Image.fromarray(small).filter(ImageFilter.MaxFilter(3))
-    mask = mask.resize(ink.shape[::-1], Image.Resampling.NEAREST)
-    digit = np.where(np.asarray(mask), np.maximum(ink, 0), 0)
+    small = _maximum(_foreground(_reduce(ink, _SEGMENT_SIDE)).astype(np.uint8), 3)
+    mask = Image.fromarray(small).resize(ink.shape[::-1], Image.Resampling.NEAREST)
+    left, top, right, bottom = mask.getbbox() or (0, 0, 1, 1)
+    within = np.s_[top:bottom, left:right]
+    digit = np.where(np.asarray(mask)[within], np.maximum(ink[within], 0), 0)
     peak = digit.max()
     if peak < _MIN_CONTRAST:
-        return np.zeros(ink.shape, np.uint8)
+        return np.zeros(digit.shape, np.uint8)
     full = np.median(digit[digit > peak / 2])
     return (np.minimum(digit / full, 1) * 255).astype(np.uint8)
 
@@ -116,8 +117,7 @@ def _foreground(ink: np.ndarray) -> np.ndarray:
 
 def _components(mask: np.ndarray) -> np.ndarray:
     """Labels the components of a mask, bridging gaps of up to 4 pixels: int [H, W]."""
-    dilated = Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(5))
-    near = np.asarray(dilated) > 0
+    near = _maximum(mask, 5)
     # Pairs of neighbours, as indices into the flat mask.
     numbers = np.arange(near.size)
     indices = numbers.reshape(near.shape)
@@ -152,18 +152,33 @@ def _normalise_stroke_width(digit: np.ndarray) -> np.ndarray:
 
     The longer side of the digit is `_STROKE_SIDE`; 20 pixels are added at each edge.
     """
-    image = Image.fromarray(np.pad(digit, 20))
-    solid = np.asarray(image) > 127
-    inner = np.asarray(image.filter(ImageFilter.MinFilter(3))) > 127
+    padded = np.pad(digit, 20)
+    solid = padded > 127
+    inner = ~_maximum(~solid, 3)
     # A stroke of width w and length l has an area of wl and a perimeter of 2l.
     width = 2 * solid.sum() / max((solid & ~inner).sum(), 1)
     if width < _MIN_STROKE:
         size = 1 + 2 * round((_MIN_STROKE + _MARGIN - width) / 2)
-        image = image.filter(ImageFilter.MaxFilter(size))
-    elif width > _MAX_STROKE:
+        return _maximum(padded, size)
+    if width > _MAX_STROKE:
         size = 1 + 2 * round((width - _MAX_STROKE + _MARGIN) / 2)
-        image = image.filter(ImageFilter.MinFilter(size))
-    return np.asarray(image)
+        return 255 - _maximum(255 - padded, size)
+    return padded
+
+
+def _maximum(values: np.ndarray, size: int) -> np.ndarray:
+    """The maximum in the square of `size` pixels around each, cut off at the edges.
+
+    One direction after the other, which takes a tenth of the time of PIL's filter.
+    """
+    for axis in (0, 1):
+        lines = np.moveaxis(values, axis, 0)
+        widest = lines.copy()
+        for offset in range(1, size // 2 + 1):
+            np.maximum(widest[offset:], lines[:-offset], widest[offset:])
+            np.maximum(widest[:-offset], lines[offset:], widest[:-offset])
+        values = np.moveaxis(widest, 0, axis)
+    return values
 
 
 def _centre(digit: np.ndarray) -> np.ndarray:
