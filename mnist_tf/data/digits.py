@@ -175,8 +175,9 @@ def _maximum(values: np.ndarray, size: int) -> np.ndarray:
         lines = np.moveaxis(values, axis, 0)
         widest = lines.copy()
         for offset in range(1, size // 2 + 1):
-            np.maximum(widest[offset:], lines[:-offset], widest[offset:])
-            np.maximum(widest[:-offset], lines[offset:], widest[:-offset])
+            after, before = widest[offset:], widest[:-offset]
+            np.maximum(after, lines[:-offset], out=after)
+            np.maximum(before, lines[offset:], out=before)
         values = np.moveaxis(widest, 0, axis)
     return values
 
