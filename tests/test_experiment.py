@@ -22,8 +22,8 @@ from mnist_tf.stats import drift
 from tests.conftest import contents
 
 
-def train(folder, extensions=None, **settings):
-    """Trains a small network for one short epoch."""
+def small_config(folder, **settings):
+    """The settings of a small network and one short epoch."""
     small = {
         "dataset": "sample",
         "model": "fc",
@@ -33,21 +33,37 @@ def train(folder, extensions=None, **settings):
         "model_dir": str(folder / "out"),
         "log_dir": str(folder / "logs"),
     }
-    return experiment.run(Config(**{**small, **settings}), **(extensions or {}))
+    return Config(**{**small, **settings})
 
 
 @pytest.fixture
 def run(tmp_path):
-    return functools.partial(train, tmp_path)
+    """Trains and writes a model directory."""
+
+    def call(**settings):
+        return experiment.run(small_config(tmp_path, **settings))
+
+    return call
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Returns the weights of a run by its settings; trains once for each."""
+    """Returns the weights after training with some settings, once for each."""
 
     @functools.cache
     def call(**settings):
-        return train(tmp_path_factory.mktemp("run"), **settings).model.get_weights()
+        config = experiment.prepare(
+            small_config(tmp_path_factory.mktemp("run"), **settings)
+        )
+        parts = experiment.Experiment(config)
+        trainer = parts.build_trainer(config.learning_rate)
+        trainer.fit(
+            parts.training_batches(trainer),
+            epochs=config.epochs,
+            steps_per_epoch=parts.steps_per_epoch,
+        )
+        trainer.finish()
+        return trainer.model.get_weights()
 
     return call
 
