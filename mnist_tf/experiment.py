@@ -450,7 +450,7 @@ class Experiment:
             log_dir, as_steps(config.profile_steps), workers.chief
         )
         early_stopping = callbacks.EarlyStopping(trainer, config.early_stopping)
-        early_stopping.check()
+        early_stopping.check()  # a run that is resumed may have stopped before
         # A checkpoint has the state that the callbacks before it have at its step.
         checkpointer = callbacks.Checkpointer(
             save, config.save_every, config.save_every_seconds, trainer.step,
@@ -465,18 +465,20 @@ class Experiment:
         with GracefulStop(stop, workers.tell) as signals:
             workers.on_signal(signals.receive_elsewhere)
             try:
-                batches = self.training_batches(trainer)
-                self._log_start(logger, trainer, batches)
-                trainer.fit(
-                    batches,
-                    epochs=config.epochs,
-                    steps_per_epoch=self.steps_per_epoch,
-                    validation=self.evaluation_batches("validation"),
-                    callbacks=[
-                        logger, *self.extra_callbacks, profiler.stop, mistakes_logger,
-                        early_stopping, checkpointer, progress, profiler.start,
-                    ],
-                )  # fmt: skip
+                if not trainer.stopped:
+                    batches = self.training_batches(trainer)
+                    self._log_start(logger, trainer, batches)
+                    trainer.fit(
+                        batches,
+                        epochs=config.epochs,
+                        steps_per_epoch=self.steps_per_epoch,
+                        validation=self.evaluation_batches("validation"),
+                        callbacks=[
+                            logger, *self.extra_callbacks, profiler.stop,
+                            mistakes_logger, early_stopping, checkpointer, progress,
+                            profiler.start,
+                        ],
+                    )  # fmt: skip
             finally:
                 progress.close()
                 profiler.close()

@@ -180,6 +180,7 @@ class Trainer:
           NotFiniteError: the loss or a weight is NaN or infinite.
           UserError: there are fewer batches than steps.
         """
+        self.stopped = ""
         self._restore_callbacks(callbacks)
         self._check_count(batches, epochs, steps_per_epoch)
         clock = time.perf_counter()
@@ -216,7 +217,10 @@ class Trainer:
             self.running = False
 
     def stop(self, reason: str) -> None:
-        """Ends the loop within a quarter of a second, or one step if that is longer."""
+        """Ends the loop within a quarter of a second, or one step if that is longer.
+
+        The next `fit` goes on where it ended.
+        """
         self.stopped = reason
 
     def train_step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

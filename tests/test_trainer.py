@@ -256,6 +256,14 @@ def test_stop_ends_the_run_after_the_callbacks():
     assert (trainer.step, trainer.stopped) == (5, "enough")
 
 
+def test_the_next_fit_goes_on_where_it_was_stopped(plain):
+    trainer = make_trainer(log_every=5)
+    fit(trainer, callbacks=[lambda progress: trainer.stop("enough")])
+    fit(trainer)
+    assert (trainer.step, trainer.stopped) == (2 * STEPS, "")
+    assert_same_weights(trainer, plain)
+
+
 def test_each_shard_is_normalised_on_its_own():
     images = data(16)[0][..., np.newaxis]
     one, other = make_trainer("cnn"), make_trainer("cnn", shards=2)

@@ -77,9 +77,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, interrupt)
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the parent process
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (kept open)
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (kept open)
     # File names may not be valid text.
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     try:

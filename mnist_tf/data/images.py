@@ -25,6 +25,9 @@ _MAX_BACKGROUND = 8  # grey level of the background of a 28x28 image that is kep
 _MAX_SIDE = 1024  # pixels; a higher resolution does not help to read a digit
 _JPEG_FACTOR = 2  # a JPEG file is decoded at no less than this times the input's size
 
+# What Pillow warns of is read all the same, or refused below. Once for all threads:
+# `warnings.catch_warnings` in several of them leaves the filters of another behind.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 T = TypeVar("T")
 
@@ -272,8 +275,7 @@ def _decode(
     (width, height), which is faster; None decodes all of them.
     """
     too_large = f"{name} must have at most {_MAX_PIXELS:,} pixels"
-    # Pillow warns of some large images by itself and refuses larger ones.
-    with arrays.decoding(name), warnings.catch_warnings(action="ignore"):
+    with arrays.decoding(name):
         try:
             image = Image.open(file, formats=_FORMATS)
         except Image.UnidentifiedImageError as error:

@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,16 +187,19 @@ def load(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Returns the record of the latest checkpoint, without its arrays.
+    """Returns the record of the latest checkpoint that has a readable one.
 
-    None if no checkpoint can be read.
+    None if there is none; reads no arrays.
     """
     for path in find(folder):
         with (
-            contextlib.suppress(OSError, KeyError, ValueError, zipfile.BadZipFile),
+            contextlib.suppress(UserError),
+            array_files.decoding(str(path)),
             np.load(path, allow_pickle=False) as file,
         ):
-            return json.loads(file["record"].tobytes())
+            record = json.loads(file["record"].tobytes())
+            if record["version"] == VERSION:
+                return record
     return None
 
 

@@ -87,7 +87,7 @@ def locked(model_dir: str) -> Iterator[None]:
 def _lock(path: Path) -> int:
     """Returns a descriptor of the file at `path` that holds its lock."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The previous owner may have removed the file in the meantime.

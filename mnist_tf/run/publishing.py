@@ -95,7 +95,7 @@ def _remove(path: Path, version: int) -> None:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[IO[str]]:
     """Opens the file with the last version, which one process at a time can have."""
-    descriptor = os.open(path / _LAST, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path / _LAST, os.O_RDWR | os.O_CREAT, 0o666)
     with open(descriptor, "r+", encoding="ascii") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         shutil.rmtree(path / _REMOVED, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Batches concurrent requests into one call of the model.
+"""Batches concurrent requests for a model into one call.
 
 Requests that arrive in the same turn of the event loop form a batch; none waits for
 others to arrive. A batch that takes less time than handing it to another thread and
@@ -32,18 +32,16 @@ class QueueFullError(Exception):
 class _Job:
     images: np.ndarray
     future: asyncio.Future
-    model: Model | None  # None: the batcher's model at the time of the call
+    model: Model
 
 
 _Result = tuple[list[_Job], Outputs | Exception]
 
 
 class Batcher:
-    """A bounded queue in front of a model that is called by one thread at a time.
+    """A bounded queue in front of models that are called by one thread at a time.
 
     Args:
-      model: maps uint8 [n, H, W] to the outputs for n images. Assign another one to the
-        attribute to use it from the next batch on.
       max_batch_size: a batch with this many images takes no further request.
       max_queue_size: the most requests that may wait.
       on_batch: called with the number of images of each batch.
@@ -51,12 +49,10 @@ class Batcher:
 
     def __init__(
         self,
-        model: Model,
         max_batch_size: int = 256,
         max_queue_size: int = 1024,
         on_batch: Callable[[int], None] = lambda images: None,
     ) -> None:
-        self.model = model
         self.max_batch_size = max_batch_size
         self.max_queue_size = max_queue_size
         self.on_batch = on_batch
@@ -73,10 +69,8 @@ class Batcher:
         """The number of requests that wait."""
         return len(self._arrived) + self._queue.qsize()
 
-    async def predict(self, images: np.ndarray, model: Model | None = None) -> Outputs:
-        """Returns the outputs for uint8 images [n, H, W].
-
-        Those of `model`, if it is given, in place of the current one.
+    async def predict(self, images: np.ndarray, model: Model) -> Outputs:
+        """Returns the outputs of a model for uint8 images [n, H, W].
 
         Raises:
           QueueFullError: the queue is full.
@@ -133,10 +127,8 @@ class Batcher:
 
     def _call_each(self, jobs: list[_Job]) -> list[_Result]:
         """Calls each model that neighbours among the jobs ask for, once for all."""
-        current = self.model
-        groups = itertools.groupby(jobs, lambda job: job.model or current)
         results = []
-        for model, group in groups:
+        for model, group in itertools.groupby(jobs, lambda job: job.model):
             same = list(group)
             results.append((same, self._call(model, same)))
         return results

@@ -15,6 +15,7 @@ from prometheus_client import multiprocess
 from mnist_tf.data import limits
 from mnist_tf.errors import UserError, say
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _RESTART_SECONDS = 1.0  # between two starts of a process
 
 
@@ -43,12 +44,19 @@ def run(
     stopping = False
 
     def start(index: int) -> int:
-        process = os.fork()
-        if not process:
-            os.close(alive)
-            threading.Thread(target=_end_after, args=[ended], daemon=True).start()
-            _become_worker(index, workers, serve, tell_started)
-        processes[process] = index
+        # A signal waits until `stop` knows of the process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            process = os.fork()
+            if not process:
+                os.close(alive)
+                threading.Thread(target=_end_after, args=[ended], daemon=True).start()
+                _become_worker(index, workers, serve, tell_started)
+            processes[process] = index
+            if stopping:
+                _signal([process], signal.SIGTERM)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return process
 
     def stop(signum: int, _: FrameType | None) -> None:
@@ -58,7 +66,7 @@ def run(
         stopping = True
         _signal(processes, signum)
 
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in _SIGNALS:
         signal.signal(signum, stop)
     for index in range(workers):
         process = start(index)
@@ -107,8 +115,9 @@ def _become_worker(
     """Serves in this process, which has just been forked, and ends it."""
     code = 1
     os.setsid()  # a terminal's Ctrl-C comes once, through the first process
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in _SIGNALS:
         signal.signal(signum, signal.SIG_DFL)  # until the server has its own handlers
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     try:
         limits.use_share_of_cores(index, workers)
         serve(functools.partial(_write_byte, tell_started))

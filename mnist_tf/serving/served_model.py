@@ -13,7 +13,6 @@ import numpy as np
 from mnist_tf import artifact
 from mnist_tf.errors import UserError, say
 from mnist_tf.predictor import Predictor
-from mnist_tf.serving.batching import Batcher
 
 _M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 2**20  # glibc's name
 
@@ -28,9 +27,8 @@ class ServedModel:
       version: the version of the repository; 0 for the newest one.
 
     Attributes:
-      predictor: of the current version, warmed up.
-      version: of a repository, the current one; else 1 for the model that the server
-        started with, then counted up.
+      current: the current version and its predictor, warmed up. Without a repository
+        the version is 1 for the model that the server started with, then counted up.
       earlier: predictors by version: the one that was current before, while it is in
         the repository.
       error: why a newer model cannot be loaded; "" if there is none.
@@ -53,16 +51,26 @@ class ServedModel:
                 f"--version={version} needs a repository, but --model_dir {model_dir} "
                 "is not one; omit it"
             )
-        self.version, path = self._newest()
+        version, path = self._newest()
         self._loaded = _fingerprint(path)
-        self.predictor = self._load(path)
+        self.current = (version, self._load(path))
         self.earlier: dict[int, Predictor] = {}
         self.error = ""
         self._failed = 0  # the version that the error is about
 
+    @property
+    def version(self) -> int:
+        """The current version."""
+        return self.current[0]
+
+    @property
+    def predictor(self) -> Predictor:
+        """The predictor of the current version."""
+        return self.current[1]
+
     def loaded(self) -> dict[int, Predictor]:
         """Returns the predictors of all versions that are loaded, the current first."""
-        return {self.version: self.predictor, **self.earlier}
+        return dict([self.current, *self.earlier.items()])
 
     def status(self, version: int | None = None) -> dict[str, Any]:
         """Returns the versions and their states as TensorFlow Serving's REST API does.
@@ -144,7 +152,7 @@ class ServedModel:
                 return False
             predictor = self.earlier.get(version) or self._load(path)
             self._check_compatible(predictor)
-        except UserError as error:
+        except (UserError, OSError) as error:
             # The fingerprint stays: a model that is still being copied is tried again.
             if str(error) != self.error:
                 self.error = str(error)
@@ -158,7 +166,7 @@ class ServedModel:
             return False
         else:
             version = self.version + 1
-        self.predictor, self.version = predictor, version
+        self.current = (version, predictor)
         return True
 
     def _newest(self) -> tuple[int, Path]:
@@ -203,19 +211,17 @@ def _fingerprint(path: Path) -> tuple:
     return (path,)
 
 
-async def watch(model: ServedModel, batcher: Batcher, interval: float = 1.0) -> None:
-    """Replaces the model of the batcher whenever there is a new one.
+async def watch(model: ServedModel, interval: float = 1.0) -> None:
+    """Reloads a model whenever there is a new one.
 
     Args:
-      model: is reloaded.
-      batcher: uses the new model from its next batch on.
-      interval: seconds between two looks at the directory.
+      model: the model.
+      interval: seconds between two looks at its directory.
     """
     _return_large_blocks()
     while True:
         await asyncio.sleep(interval)
         if await asyncio.to_thread(model.reload):
-            batcher.model = model.predictor.outputs
             say(f"now serving version {model.version}")
 
 

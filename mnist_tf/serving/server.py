@@ -110,7 +110,6 @@ class Server:
             lambda: [each.artifact for each in self.model.loaded().values()],
         )
         self.batcher = Batcher(
-            model.predictor.outputs,
             max_queue_size=settings.max_queue_size,
             on_batch=self.metrics.observe_batch,
         )
@@ -147,7 +146,7 @@ class Server:
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
         watching = None
         if self.settings.watch:
-            watching = asyncio.create_task(served_model.watch(self.model, self.batcher))
+            watching = asyncio.create_task(served_model.watch(self.model))
         yield
         if watching:
             watching.cancel()
@@ -157,27 +156,26 @@ class Server:
     async def predict_json(self, request: Request) -> Response:
         """Predicts as TensorFlow Serving does, from `instances` or `inputs`."""
         version = self._check_model(request)
-        predictor = None if version is None else self.model.loaded().get(version)
+        predictor = self.model.loaded().get(version or 0, self.model.predictor)
         if request.media_type not in _JSON_TYPES:
             raise _unsupported(request.media_type, "application/json")
         parse = functools.partial(
             requests.parse_instances,
             request.body,
-            self.model.predictor.preprocessing,
+            predictor.preprocessing,
             self.settings.max_instances,
         )
         # Image files take long to decode, however small they are.
         slow = len(request.body) > _LARGE_BYTES or b'"b64"' in request.body
         found, key, names = await self._run(parse, slow)
-        if "typicality" in names and not self.model.predictor.tells_typicality:
+        if "typicality" in names and not predictor.tells_typicality:
             raise UserError(
                 "output_filter: this model does not tell the typicality; train it again"
             )
         outputs = await self._predict(found, predictor)
         # Counted once the response is on its way.
-        answered = predictor or self.model.predictor
         loop = asyncio.get_running_loop()
-        loop.call_soon(self._count, answered, found, outputs.probabilities)
+        loop.call_soon(self._count, predictor, found, outputs.probabilities)
         return json_response({key: _chosen(outputs, names, as_rows=key == _ROWS)})
 
     async def predict_file(self, request: Request) -> Response:
@@ -188,13 +186,13 @@ class Server:
             body = requests.parse_upload(body, request.headers["content-type"])
         elif request.media_type not in (*_UNKNOWN_TYPES, *openapi.FILE_TYPES):
             raise _unsupported(request.media_type, *openapi.FILE_TYPES, _FORM_TYPE)
-        predictor = self.model.predictor
+        version, predictor = self.model.current  # which another may replace meanwhile
         decode = functools.partial(
             images.from_bytes, body, "the body", predictor.preprocessing, preprocess
         )
         found = await self._run(decode, slow=body[:6] != b"\x93NUMPY")
         requests.check_count(len(found), self.settings.max_instances)
-        outputs = await self._predict(found)
+        outputs = await self._predict(found, predictor)
         self.metrics.drift.add(predictor.artifact, found, outputs.probabilities)
         predictions = predictor.to_predictions(
             found,
@@ -212,7 +210,7 @@ class Server:
         return json_response(
             {
                 "model": self.settings.model_name,
-                "version": str(self.model.version),
+                "version": str(version),
                 "image_shape": predictor.image_shape,
                 "predictions": rows,
             }
@@ -298,13 +296,9 @@ class Server:
             return function()
         return await asyncio.get_running_loop().run_in_executor(self._workers, function)
 
-    async def _predict(
-        self, found: np.ndarray, predictor: Predictor | None = None
-    ) -> Outputs:
-        """Predicts with the current version, or with that of a predictor."""
+    async def _predict(self, found: np.ndarray, predictor: Predictor) -> Outputs:
         try:
-            model = predictor.outputs if predictor else None
-            return await self.batcher.predict(found, model)
+            return await self.batcher.predict(found, predictor.outputs)
         except QueueFullError:
             size = self.settings.max_queue_size
             raise service_unavailable(

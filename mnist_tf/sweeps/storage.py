@@ -89,7 +89,7 @@ def locked(path: Path, wait: bool) -> Iterator[bool]:
 
     It waits for the lock if `wait`. The system releases it when the process ends.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         held = True
         try:

@@ -219,6 +219,14 @@ class TestPredict:
             ("-", 0): "3",
         }
 
+    @pytest.mark.fault
+    def test_a_closed_standard_input_is_empty(self, out):
+        line = [*command("predict", f"--model_dir={out}", "--input=-"), "0<&-"]
+        done = subprocess.run(
+            ["bash", "-c", " ".join(map(str, line))], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (1, "error: standard input is empty\n")
+
     def test_output_is_a_file(self, out, tmp_path):
         target = tmp_path / "predictions.csv"
         arguments = ["--format=csv", "--top_k=3", f"--output={target}"]

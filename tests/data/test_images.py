@@ -4,9 +4,10 @@ import contextlib
 import io
 import os
 import struct
+import subprocess
 import sys
+import textwrap
 import threading
-import warnings
 import zlib
 
 import numpy as np
@@ -355,13 +356,25 @@ class TestFaults:
         chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
         path = tmp_path / "large.png"
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT" + bytes(4))
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # would be a second line on the terminal
-            line = refusal(images.read, path, DIGITS)
+        line = refusal(images.read, path, DIGITS)
         assert line.startswith(f"{path} must have at most 64,000,000 pixels")
 
+    def test_what_pillow_warns_of_is_not_shown(self):
+        # In a process of its own, as pytest shows warnings that Python would not.
+        code = """
+            from mnist_tf.data import images
+
+            for module in ("PIL.Image", "another"):
+                exec("import warnings; warnings.warn('odd')", {"__name__": module})
+        """
+        command = [sys.executable, "-c", textwrap.dedent(code)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0
+        assert done.stderr.count("UserWarning: odd") == 1
+
+    @pytest.mark.filterwarnings("ignore")
     @given(damaged(PNG, JPEG, BMP, GIF, WEBP))
     def test_any_bytes_are_an_image_or_refused(self, content):
-        with contextlib.suppress(UserError), warnings.catch_warnings(action="ignore"):
+        with contextlib.suppress(UserError):
             image = images.from_image_file(io.BytesIO(content), "image", DIGITS)
             assert (image.shape, image.dtype) == ((28, 28), np.uint8)

@@ -48,6 +48,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(folder, damage):
     assert record["step"] == 5
     (message,) = damaged
     assert message.startswith(str(latest))
+    assert checkpoints.read_record(folder)["step"] in (5, 10)
 
 
 @pytest.mark.fault
@@ -78,6 +79,7 @@ def test_a_checkpoint_of_another_version_is_refused(folder, monkeypatch):
     words = r"step-000000010\.npz has version 4, not 99; .* use --overwrite to start"
     with pytest.raises(UserError, match=words):
         checkpoints.load(folder)
+    assert checkpoints.read_record(folder) is None
 
 
 def test_a_partial_checkpoint_is_removed_by_the_next(folder):

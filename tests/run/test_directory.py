@@ -21,6 +21,15 @@ def test_new_directories_are_accepted_and_not_created(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_group_that_shares_a_directory_shares_its_lock(tmp_path):
+    before = os.umask(0o002)
+    try:
+        with directory.locked(str(tmp_path)):
+            assert (tmp_path / ".lock").stat().st_mode & 0o777 == 0o664
+    finally:
+        os.umask(before)
+
+
 @pytest.mark.fault
 def test_a_directory_that_is_a_file_is_named_with_all_others(tmp_path):
     (tmp_path / "out").write_text("mine")

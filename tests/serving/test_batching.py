@@ -33,11 +33,11 @@ def images(*values):
     return np.array(values, np.uint8)[:, None, None] * np.ones((1, 2, 2), np.uint8)
 
 
-def predict_all(batcher, *requests):
+def predict_all(batcher, model, *requests):
     """The results of requests that arrive in the same turn of the event loop."""
 
     async def gather():
-        results = (batcher.predict(images(*values)) for values in requests)
+        results = (batcher.predict(images(*values), model) for values in requests)
         return await asyncio.gather(*results, return_exceptions=True)
 
     return asyncio.run(gather())
@@ -62,23 +62,36 @@ def make():
 
 def test_requests_of_the_same_turn_are_one_call(make):
     model, sizes = Model(), []
-    batcher = make(model, on_batch=sizes.append)
-    predict_all(batcher, [0])  # measures the time per image
-    assert values(predict_all(batcher, [1], [2, 3], [4])) == [[1], [2, 3], [4]]
+    batcher = make(on_batch=sizes.append)
+    predict_all(batcher, model, [0])  # measures the time per image
+    assert values(predict_all(batcher, model, [1], [2, 3], [4])) == [[1], [2, 3], [4]]
     assert model.sizes == sizes == [1, 4]
+
+
+def test_each_request_gets_the_answer_of_its_model(make):
+    one, other = Model(), Model()
+    batcher = make()
+
+    async def gather():
+        asked = [(images(1), one), (images(2), one), (images(3), other)]
+        return await asyncio.gather(*(batcher.predict(*each) for each in asked))
+
+    predict_all(batcher, one, [0])  # measures the time per image
+    assert values(asyncio.run(gather())) == [[1], [2], [3]]
+    assert (one.sizes, other.sizes) == ([1, 2], [1])
 
 
 def test_a_fast_model_runs_in_the_event_loop(make):
     model = Model()
-    batcher = make(model)
-    predict_all(batcher, [1])
-    predict_all(batcher, [2])
+    batcher = make()
+    predict_all(batcher, model, [1])
+    predict_all(batcher, model, [2])
     assert model.threads == ["inference", threading.current_thread().name]
 
 
 def test_a_slow_model_does_not_block_the_event_loop(make):
     model = Model(seconds_per_image=0.2)
-    batcher = make(model)
+    batcher = make()
     turns = 0
 
     async def count():
@@ -90,7 +103,7 @@ def test_a_slow_model_does_not_block_the_event_loop(make):
     async def predict():
         counting = asyncio.create_task(count())
         for value in (1, 2):
-            await batcher.predict(images(value))
+            await batcher.predict(images(value), model)
         counting.cancel()
 
     asyncio.run(predict())
@@ -100,16 +113,16 @@ def test_a_slow_model_does_not_block_the_event_loop(make):
 
 def test_many_images_for_a_fast_model_do_not_block_the_event_loop(make):
     model = Model(seconds_per_image=1e-3)
-    batcher = make(model)
-    predict_all(batcher, [1])  # measures the time per image
-    predict_all(batcher, range(50))
+    batcher = make()
+    predict_all(batcher, model, [1])  # measures the time per image
+    predict_all(batcher, model, range(50))
     assert model.threads == ["inference", "inference"]
 
 
 def test_a_full_batch_takes_no_further_request(make):
     model = Model(seconds_per_image=0.05)
-    batcher = make(model, max_batch_size=2)
-    assert values(predict_all(batcher, *([value] for value in range(5)))) == [
+    batcher = make(max_batch_size=2)
+    assert values(predict_all(batcher, model, *([value] for value in range(5)))) == [
         [value] for value in range(5)
     ]
     assert max(model.sizes) == 2 and sum(model.sizes) == 5
@@ -117,12 +130,12 @@ def test_a_full_batch_takes_no_further_request(make):
 
 def test_both_threads_never_call_the_model_at_once(make):
     model = Model(seconds_per_image=1e-4)
-    batcher = make(model)
+    batcher = make()
 
     async def predict(count, turns):
         for turn in range(turns):
             sent = [(turn + index) % 256 for index in range(count)]
-            result = await batcher.predict(images(*sent))
+            result = await batcher.predict(images(*sent), model)
             assert result[:, 0].tolist() == sent
             await asyncio.sleep(1e-3 * count)
 
@@ -134,8 +147,8 @@ def test_both_threads_never_call_the_model_at_once(make):
 
 
 def test_a_full_queue_rejects_requests(make):
-    batcher = make(Model(), max_queue_size=2)
-    results = predict_all(batcher, [1], [2], [3])
+    batcher = make(max_queue_size=2)
+    results = predict_all(batcher, Model(), [1], [2], [3])
     assert values(results[:2]) == [[1], [2]]
     assert isinstance(results[2], QueueFullError)
 
@@ -146,20 +159,22 @@ def test_an_error_reaches_every_request_of_its_batch_and_no_other(make):
             raise ValueError("broken")
         return images[:, 0, :1]
 
-    batcher = make(model)
-    assert [str(error) for error in predict_all(batcher, [1], [2])] == ["broken"] * 2
-    assert values(predict_all(batcher, [1])) == [[1]]
+    batcher = make()
+    assert [str(error) for error in predict_all(batcher, model, [1], [2])] == [
+        "broken"
+    ] * 2
+    assert values(predict_all(batcher, model, [1])) == [[1]]
 
 
 def test_cancelled_requests_are_skipped(make):
     model = Model(seconds_per_image=0.1)
-    batcher = make(model)
+    batcher = make()
 
     async def predict():
-        first = asyncio.create_task(batcher.predict(images(1)))
+        first = asyncio.create_task(batcher.predict(images(1), model))
         await asyncio.sleep(0.05)
-        cancelled = asyncio.create_task(batcher.predict(images(2)))
-        last = asyncio.create_task(batcher.predict(images(3)))
+        cancelled = asyncio.create_task(batcher.predict(images(2), model))
+        last = asyncio.create_task(batcher.predict(images(3), model))
         await asyncio.sleep(0)
         cancelled.cancel()
         return await asyncio.gather(first, last)

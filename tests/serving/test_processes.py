@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 import httpx
@@ -90,6 +91,32 @@ def test_a_signal_ends_all_processes(server, signum):
     assert [line for line in server.lines if "serving" in line] == [
         f"serving {server.url}/"
     ]
+
+
+def test_a_signal_right_after_the_start_of_a_process_ends_it_too(tmp_path):
+    code = """
+        import os, signal, sys, time
+        from mnist_tf.serving import processes
+
+        def fork(forked=os.fork):
+            process = forked()
+            if process:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return process
+
+        os.fork = fork
+        sleep = lambda started: time.sleep(60)
+        sys.exit(processes.run(2, sleep, lambda: None, lambda: print("draining")))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert (done.returncode, done.stdout) == (0, "draining\n"), done.stderr
 
 
 def test_processes_end_with_the_first_one(server):

@@ -1,6 +1,9 @@
 """With --watch, a new model replaces the old one without a failed request."""
 
+import asyncio
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,11 +14,14 @@ import httpx
 import numpy as np
 import pytest
 
+from mnist_tf import artifact
 from mnist_tf.cli import train
 from mnist_tf.predictor import Predictor
+from mnist_tf.serving.monitoring import AccessLog
 from mnist_tf.serving.served_model import ServedModel
+from mnist_tf.serving.server import Server, Settings
 from tests.conftest import ROOT
-from tests.serving.conftest import BLANK, PREDICT, instances, running_server
+from tests.serving.conftest import BLANK, PREDICT, instances, npy, running_server
 from tests.test_artifact import as_version_1
 
 # Replaces a model again and again while there are requests, and prints how much more
@@ -28,12 +34,13 @@ from mnist_tf.serving.batching import Batcher
 from mnist_tf.serving.requests import parse_instances
 from mnist_tf.serving.served_model import ServedModel, watch
 
-async def keep_asking(batcher, count):
+async def keep_asking(model, batcher, count):
     images = np.full((count, 28, 28), 9, np.uint8).tolist()
     body = orjson.dumps({"instances": images})
     while True:
         parsed = await asyncio.to_thread(parse_instances, body, (28, 28), count)
-        orjson.dumps((await batcher.predict(parsed[0])).probabilities.tolist())
+        found = await batcher.predict(parsed[0], model.predictor.outputs)
+        orjson.dumps(found.probabilities.tolist())
 
 async def measure(times):
     found = []
@@ -45,9 +52,10 @@ async def measure(times):
 async def main(config):
     description = json.loads(config.read_text())
     model = ServedModel(config.parent)
-    batcher = Batcher(model.predictor.probabilities)
-    tasks = [watch(model, batcher, interval=0.001)]
-    tasks += [keep_asking(batcher, count) for count in (1, 20, 20, 100, 256, 256, 300)]
+    batcher = Batcher()
+    tasks = [watch(model, interval=0.001)]
+    counts = (1, 20, 20, 100, 256, 256, 300)
+    tasks += [keep_asking(model, batcher, count) for count in counts]
     tasks = [asyncio.create_task(task) for task in tasks]
     used = await measure(100)
     start = max(used)
@@ -156,6 +164,44 @@ def test_a_model_with_other_labels_changes_nothing(folder, client):
     change(folder, lambda config: config["dataset"]["labels"].__setitem__(0, "zero"))
     wait_until(lambda: versions(client) == [("2", "END"), ("1", "AVAILABLE")])
     assert "labels" in status(client)[0]["status"]["error_message"]
+
+
+@pytest.mark.fault
+def test_a_directory_that_cannot_be_read_for_a_while_is_watched_on(
+    folder, monkeypatch, capsys
+):
+    served = ServedModel(folder)
+    change(folder, lambda config: config.update(other=1))
+    stale = OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # of a file server
+    with monkeypatch.context() as patched:
+        patched.setattr(artifact, "read", lambda path: (_ for _ in ()).throw(stale))
+        assert not served.reload()
+    assert "still serving version 1: [Errno 116] Stale file" in capsys.readouterr().err
+    assert served.reload()
+    assert served.version == 2
+
+
+def test_a_response_names_the_version_that_it_is_from(folder, other, digits):
+    served = ServedModel(folder)
+    server = Server(served, Settings(), AccessLog("none"))
+    expected = served.predictor.predict(digits[:1])[0].probability
+    predict = server.batcher.predict
+
+    async def replaced_meanwhile(images, model):
+        shutil.copytree(other, folder / ".incoming")
+        assert served.reload()
+        return await predict(images, model)
+
+    async def ask():
+        transport = httpx.ASGITransport(server.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://a") as to:
+            return (await to.post("/predict", content=npy(digits[:1]))).json()
+
+    server.batcher.predict = replaced_meanwhile
+    answer = asyncio.run(ask())
+    server.batcher.close()
+    assert (answer["version"], served.version) == ("1", 2)
+    assert answer["predictions"][0]["probability"] == pytest.approx(expected)
 
 
 def test_a_model_directory_of_the_version_before_is_served(folder, digits):
