@@ -415,7 +415,8 @@ def _export(
     converter = tf.lite.TFLiteConverter.from_saved_model(
         str(saved_model), signature_keys=["serve"]
     )
-    (folder / _TFLITE).write_bytes(converter.convert())
+    with native_output_hidden():
+        (folder / _TFLITE).write_bytes(converter.convert())
     model.save_weights(str(folder / _WEIGHTS))
 
 

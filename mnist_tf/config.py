@@ -6,6 +6,8 @@ follow from it: to add a setting, add a field.
 """
 
 import dataclasses
+import numbers
+import os
 import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -293,6 +295,8 @@ class Config:
     # fmt: on
 
     def __post_init__(self) -> None:
+        for name in SETTINGS:
+            object.__setattr__(self, name, _plain(getattr(self, name)))
         problems = _problems(self)
         if problems:
             raise UserError("; ".join(problems))
@@ -323,11 +327,7 @@ class Config:
         if unknown:
             problems = [unknown_name("setting", key, SETTINGS) for key in unknown]
             raise UserError("; ".join(problems))
-        settings: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in values.items()
-        }
-        return cls(**settings)
+        return cls(**values)
 
 
 def as_text(value: Any) -> str:
@@ -366,6 +366,16 @@ _TYPES: dict[Any, str] = {
     str: "a string",
     tuple[int, ...]: "a comma-separated list of integers",
 }
+
+
+def _plain(value: Any) -> Any:
+    """Returns a list as a tuple, a path as text and a NumPy number as Python's."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    is_numpy = isinstance(value, numbers.Number) and hasattr(value, "item")
+    return value.item() if is_numpy else value
 
 
 def _has_type(field: dataclasses.Field, value: Any) -> bool:

@@ -53,8 +53,8 @@ class Result:
     """The result of a run.
 
     Attributes:
-      model: the trained network as it was evaluated and exported: float32, with the
-        test-time augmentation of `test_shift`.
+      model: the trained network as it was evaluated and exported: float32, with
+        test-time augmentation and temperature.
       description: the content of config.json.
       metrics: the content of metrics.json.
       model_dir: the model directory.
@@ -69,6 +69,9 @@ class Result:
     model_dir: Path
     log_dir: Path
     mistakes: Mistakes | None = None
+
+    def __repr__(self) -> str:
+        return str(self)  # in a notebook, too
 
     def __str__(self) -> str:
         folders = (self.model_dir, self.log_dir)
@@ -148,6 +151,7 @@ def prepare(config: Config, workers: int = 1) -> Config:
         else:
             chosen["shards"] = hardware.fastest_shards(config.batch_size)
     config = dataclasses.replace(config, **chosen)
+    hardware.share_gpus()
     hardware.set_threads(config.intra_op_threads, config.inter_op_threads)
     hardware.divide_cores(_own_shards(config, workers))
     return config
@@ -606,7 +610,8 @@ def _split(config: Config, dataset: data.Dataset) -> dict[str, Split]:
         if config.validation_split and not len(validation):
             raise UserError(
                 f"--validation_split={config.validation_split} leaves no validation "
-                f"image of the {len(labels)} training images; raise it or set it to 0"
+                f"image of the {len(labels)} training images, because each class keeps "
+                "one for training; set it to 0 or add images"
             )
         splits["train"] = (images, labels, train)
         splits["validation"] = (images, labels, validation)

@@ -112,7 +112,22 @@ class Predictor:
             )
 
     def outputs(self, images: np.ndarray) -> Outputs:
-        """Returns what the model says of images, uint8 [n, H, W(, 3)], n at least 1."""
+        """Returns what the model says of images, uint8 [n, H, W(, 3)].
+
+        Raises:
+          UserError: they are of another type or shape.
+        """
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
+            expected = ", ".join(map(str, self.image_shape))
+            raise UserError(
+                f"images must be uint8 [n, {expected}] (got {images.dtype} "
+                f"{list(images.shape)})"
+            )
+        if not len(images):
+            none = np.zeros(0, np.float32)
+            typicality = none if self.tells_typicality else None
+            return Outputs(none.reshape(0, len(self.labels)), typicality)
         size = min(_BATCH, max(8, _BATCH_BYTES // max(1, images[:1].nbytes)))
         if len(images) <= size:
             return self._outputs(images)
@@ -127,7 +142,7 @@ class Predictor:
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns the probabilities, float32 [n, C], of images, uint8 [n, H, W(, 3)].
 
-        There must be at least one image. Each row adds up to 1.
+        Each row adds up to 1.
         """
         return self.outputs(images).probabilities
 
@@ -146,7 +161,12 @@ class Predictor:
           reject_below: labels with a probability below this, 0..1, are withheld;
             `Prediction.top` still has them.
           reject_atypical: so are those of images with a typicality below this, 0..1.
+
+        Raises:
+          UserError: the images are of another type or shape, or `top_k` is below 1.
         """
+        if top_k < 1:
+            raise UserError(f"top_k must be at least 1 (got {top_k})")
         outputs = self.outputs(images)
         return self.to_predictions(
             images, outputs, top_k, reject_below, reject_atypical

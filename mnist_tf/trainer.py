@@ -128,6 +128,8 @@ class Trainer:
         shards: int = 1,
         gather: Callable[[Any], list[Any]] = lambda value: [value],
     ) -> None:
+        if not model.built:
+            raise UserError("the model is not built; call it on a batch first")
         self.model = model
         self.optimizer = optimizer
         self.loss = loss
@@ -156,6 +158,8 @@ class Trainer:
             self.metrics = MetricSet(metrics)
         self.tracked: dict[str, Any] = {"model": model, "optimizer": optimizer}
         self.tracked["metrics"] = self.metrics
+        # TensorFlow counts the traces of all trainers in a process together.
+        self._evaluate_batch._omit_frequent_tracing_warning = True
 
     def fit(
         self,
@@ -281,6 +285,7 @@ class Trainer:
 
         Raises:
           NotFiniteError: the loss is NaN or infinite.
+          UserError: there are no batches.
         """
         return self._evaluate(batches, model or self.model)
 
@@ -296,10 +301,12 @@ class Trainer:
                     answers.append(self._evaluate_batch(model, iterator))
             if stoppable and not self._agree_on(1):
                 raise _StoppedError
-            results = self.metrics.results()
+            results, samples = self.metrics.results(), self.metrics.samples()
         classes, losses = ([part[kind] for part in answers] for kind in (0, 1))
         self.answers = Answers(_joined(classes, np.int32), _joined(losses, np.float32))
         self.seconds["evaluate"] += time.perf_counter() - clock
+        if not samples:
+            raise UserError("there is nothing to evaluate; pass at least one batch")
         if not math.isfinite(results["loss"]):
             raise NotFiniteError(self._not_finite("the evaluation loss"))
         return results

@@ -306,9 +306,10 @@ def _write_papers(project: Path, name: str, left_out: Part) -> None:
 
 
 def _without_sentences(text: str, left_out: Part) -> str:
-    """Takes out the sentences and list items that mention what is left out."""
-    words = (*left_out.paths, *(f"`make {target}`" for target in left_out.targets))
-    sentences = re.split(r"(?<=\.)(?=\s)|(?=\n- )|(?=\n\n)", text)
+    """Takes out sentences, list items and rows that mention what is left out."""
+    words = [*left_out.paths, *(f"`make {target}`" for target in left_out.targets)]
+    words += [f"-m {path[:-1]}." for path in left_out.paths if path.endswith("/")]
+    sentences = re.split(r"(?<=\.)(?=\s)|(?=\n- )|(?=\n\|)|(?=\n\n)", text)
     kept = [each for each in sentences if not any(word in each for word in words)]
     return "".join(kept)
 

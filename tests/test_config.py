@@ -5,6 +5,7 @@ import json
 import math
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,6 +79,22 @@ def test_settings_do_not_change_during_a_run():
         Config().epochs = 7
 
 
+def test_values_from_a_notebook_are_settings(tmp_path):
+    config = Config(
+        filters=[np.int64(4), 8],
+        learning_rate=np.float64(0.5),
+        ema_decay=np.float32(0.5),
+        epochs=np.int64(2),
+        model_dir=tmp_path,
+    )
+    plain = Config(
+        filters=(4, 8), learning_rate=0.5, ema_decay=0.5, epochs=2,
+        model_dir=str(tmp_path),
+    )  # fmt: skip
+    assert config == plain
+    assert json.dumps(config.to_dict()) == json.dumps(plain.to_dict())
+
+
 def test_missing_settings_get_their_defaults():
     assert Config.from_dict({"epochs": 7}) == Config(epochs=7)
 
@@ -139,7 +156,7 @@ def test_missing_settings_get_their_defaults():
         ("filters", (1, 2, 3, 4, 5, 6, 7), FILTERS),
         ("filters", "8", "a comma-separated list of integers"),
         ("filters", (8, 1.5), "a comma-separated list of integers"),
-        ("filters", [8], "a comma-separated list of integers"),
+        ("filters", {8}, "a comma-separated list of integers"),
         ("shards", 0, "between 1 and 64"),
         ("shards", 65, "between 1 and 64"),
         ("shards", "two", "an integer or auto"),

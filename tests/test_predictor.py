@@ -217,6 +217,35 @@ def test_an_image_shape_that_the_model_does_not_take_is_an_error(tmp_path, runti
 
 
 @pytest.mark.fault
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((28, 28), np.uint8),
+        np.zeros((2, 14, 56), np.uint8),
+        np.zeros((2, 28, 28), np.float32),
+        [[0.0]],
+    ],
+    ids=["one", "shape", "type", "list"],
+)
+def test_images_of_another_shape_or_type_are_refused(folder, images):
+    with pytest.raises(UserError, match=r"^images must be uint8 \[n, 28, 28\] \(got "):
+        Predictor(folder).predict(images)
+
+
+def test_no_images_have_no_predictions(folder):
+    predictor = Predictor(folder)
+    none = np.zeros((0, 28, 28), np.uint8)
+    assert predictor.predict(none) == []
+    assert predictor.probabilities(none).shape == (0, 10)
+
+
+@pytest.mark.fault
+def test_at_least_one_label_must_be_asked_for(folder):
+    with pytest.raises(UserError, match=r"^top_k must be at least 1 \(got 0\)"):
+        Predictor(folder).predict(np.zeros((1, 28, 28), np.uint8), top_k=0)
+
+
 def test_an_unknown_runtime_is_refused_with_the_known_ones(folder):
     line = r"^--runtime must be one of auto, litert, tensorflow \(got 'onnx'\)$"
     with pytest.raises(UserError, match=line):

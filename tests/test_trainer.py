@@ -1,6 +1,7 @@
 """The loop: what it learns and what it reports."""
 
 import functools
+import re
 import subprocess
 import sys
 import textwrap
@@ -248,6 +249,43 @@ def test_a_weight_that_is_not_finite_stops_the_run():
     trainer = make_trainer(learning_rate=1e39, log_every=1)
     with pytest.raises(UserError, match=r"^a weight is NaN or infinite after step 1;"):
         fit(trainer)
+
+
+@pytest.mark.fault
+def test_a_model_without_weights_is_refused():
+    class Later(keras.Model):
+        def build(self, shape):
+            self.logits = keras.layers.Dense(10)
+
+    line = "the model is not built; call it on a batch first"
+    with pytest.raises(UserError, match=f"^{line}$"):
+        make_trainer(Later)
+
+
+@pytest.mark.fault
+def test_there_must_be_something_to_evaluate(plain):
+    with pytest.raises(UserError, match=r"^there is nothing to evaluate; pass at"):
+        plain.evaluate(validation().take(0))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("metrics", "line"),
+    [
+        ({"loss": keras.metrics.Mean()}, "a metric cannot be called 'loss'; choose"),
+        ({"acc": "accuracy"}, "the metric 'acc' must be a function or a keras.metrics"),
+    ],
+)
+def test_a_metric_has_a_name_of_its_own_and_is_no_name(metrics, line):
+    with pytest.raises(UserError, match=f"^{re.escape(line)}"):
+        make_trainer(metrics=metrics)
+
+
+def test_many_trainers_cause_no_warning_of_tensorflow(caplog):
+    # Which takes the first trace of each for another one of the same function.
+    for _ in range(6):
+        make_trainer().evaluate(validation())
+    assert not caplog.records
 
 
 def test_stop_ends_the_run_after_the_callbacks():

@@ -309,14 +309,14 @@ def _label_names(
             f"train labels in {directory} must be below {_MAX_LABELS:,} (got {highest})"
         )
     if not names:
-        if highest < len(DIGITS):
-            return DIGITS
-        if not any(directory.glob("[!.]*.npz")):
+        if any(directory.glob("[!.]*.npz")):
+            return tuple(map(str, range(max(highest, 1) + 1)))
+        if highest >= len(DIGITS):
             raise UserError(
                 f"train labels in {directory} must be between 0 and 9 (got "
                 f"{of_train.min()} to {highest}); name all labels in {path}"
             )
-        return tuple(map(str, range(highest + 1)))
+        return DIGITS
     labelled.check_names(where.removeprefix("label_names in "), names)
     if len(set(names)) < len(names) or len(names) <= max(highest, 1):
         raise UserError(

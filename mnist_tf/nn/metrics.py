@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mnist_tf.errors import UserError
+
 # Maps labels [B] and logits [B, C] to a value for each sample, [B].
 MetricFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Metric = Any  # a MetricFunction, a keras.metrics.Metric or a class of them
@@ -53,6 +55,8 @@ class MetricSet:
     """The loss and the other metrics of a run, by name."""
 
     def __init__(self, metrics: Mapping[str, Metric]) -> None:
+        if "loss" in metrics:
+            raise UserError("a metric cannot be called 'loss'; choose another name")
         self._loss = SampleMean("loss", lambda labels, losses: losses)
         self._metrics = {name: _built(name, each) for name, each in metrics.items()}
         self._all = {"loss": self._loss, **self._metrics}
@@ -99,4 +103,9 @@ def _built(name: str, metric: Metric) -> keras.metrics.Metric:
         return metric
     if isinstance(metric, type):
         return metric(name=name)
+    if not callable(metric):
+        raise UserError(
+            f"the metric {name!r} must be a function or a keras.metrics.Metric (got "
+            f"{metric!r})"
+        )
     return SampleMean(name, metric)

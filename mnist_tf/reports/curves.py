@@ -1,6 +1,7 @@
 """The curves of trained models in one figure: loss and accuracy by epoch."""
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -79,5 +80,6 @@ def draw(histories: Mapping[str, History]) -> "Figure":
 def png(figure: "Figure") -> bytes:
     """Returns a figure as the content of a PNG file."""
     file = io.BytesIO()
-    figure.savefig(file, format="png")
+    with warnings.catch_warnings(action="ignore"):  # of letters that no font has
+        figure.savefig(file, format="png")
     return file.getvalue()

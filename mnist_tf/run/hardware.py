@@ -57,6 +57,16 @@ def fastest_shards(batch_size: int) -> int:
     return next(count for count in range(most, 0, -1) if batch_size % count == 0)
 
 
+def share_gpus() -> None:
+    """Takes memory of GPUs as it is needed, so that other processes can use them, too.
+
+    By default TensorFlow takes all. Once it has started, nothing changes.
+    """
+    for gpu in tf.config.list_physical_devices("GPU"):
+        with contextlib.suppress(RuntimeError):
+            tf.config.experimental.set_memory_growth(gpu, True)
+
+
 def batches_ahead() -> int:
     """Returns how many batches to prepare at a time while one is trained on.
 

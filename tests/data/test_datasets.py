@@ -173,10 +173,22 @@ def test_a_published_data_set_cannot_be_read_from_image_files(save_image_files):
 
 
 @pytest.mark.fault
+def test_the_labels_of_an_npz_file_are_its_own(save_npz, arrays):
+    images, labels, test_images, test_labels = arrays
+    few, few_tests = labels < 3, test_labels < 3
+    directory = save_npz(
+        x_train=images[few], y_train=labels[few],
+        x_test=test_images[few_tests], y_test=test_labels[few_tests],
+    )  # fmt: skip
+    found = load(directory)
+    assert found.labels == ("0", "1", "2")
+    assert found.preprocessing.method == "photo"
+
+
 def test_auto_names_the_file_that_differs_from_mnist_of_60000_images(save_npz):
     directory = save_npz(
         x_train=np.zeros((60_000, 28, 28), np.uint8),
-        y_train=np.zeros(60_000, np.uint8),
+        y_train=np.arange(60_000, dtype=np.int32) % 10,
         x_test=np.zeros((10_000, 28, 28), np.uint8),
         y_test=np.zeros(10_000, np.uint8),
     )
@@ -207,7 +219,7 @@ def test_a_new_data_set_is_a_function_and_a_line(tmp_path, idx_folder, arrays):
     ("others", "words"),
     [
         ({"y_train": np.arange(-1, 199) % 10 - 1},
-         "train labels in {} must be between 0 and 9 (got -1 to 8)"),
+         "train labels in {} must be between 0 and 8 (got -1 to 8)"),
         ({"y_test": np.arange(50) % 11},
          "test labels in {} must be between 0 and 9 (got 0 to 10)"),
         ({"y_train": np.full(200, 3.5)},

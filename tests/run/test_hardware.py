@@ -64,6 +64,19 @@ def test_bfloat16_is_fastest_on_gpus_with_tensor_cores_for_it(
     assert hardware.fastest_precision() == precision
 
 
+def test_memory_of_gpus_is_taken_as_it_is_needed(gpus, monkeypatch):
+    grown = []
+
+    def grow(gpu, enable):
+        grown.append((gpu.name, enable))
+        raise RuntimeError("Physical devices cannot be modified after being init...")
+
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grow)
+    gpus((8, 0), (8, 0))
+    hardware.share_gpus()
+    assert grown == [(f"/physical_device:GPU:{index}", True) for index in range(2)]
+
+
 @pytest.mark.parametrize(
     ("cores", "batch_size", "shards"),
     [(1, 128, 1), (2, 128, 2), (4, 128, 2), (4, 256, 4), (4, 192, 3), (2, 127, 1),
