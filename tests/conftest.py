@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from mnist_tf.data import datasets
+from mnist_tf.data import datasets, limits
 from mnist_tf.errors import UserError
 
 # A slow machine is not a failure.
@@ -24,6 +24,7 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 ROOT = Path(__file__).parents[1]
+SMOKE = ["--flagfile=configs/smoke.cfg", "--dropout=0.2", "--save_every=10"]
 IDX_FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -40,7 +41,7 @@ def pytest_configure(config):
 
 def pytest_xdist_auto_num_workers():
     """One more than there are cores, as many tests wait for processes they started."""
-    return len(os.sched_getaffinity(0)) + 1
+    return limits.cores() + 1
 
 
 def pytest_collection_modifyitems(items):
@@ -189,18 +190,29 @@ def digit(sample):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """The finished process and the directory of one run of the default recipe.
+    """The finished process and the folder of one run of the default recipe."""
+    flags = ["--flagfile=configs/base.cfg", "--dataset=sample"]
+    return _trained_once(tmp_path_factory, "trained", flags)
 
-    All tests in all workers share it and must not change it.
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    """The folder of one run with the flags `SMOKE`."""
+    return _trained_once(tmp_path_factory, "smoke", SMOKE)[1]
+
+
+def _trained_once(tmp_path_factory, name, flags):
+    """Trains in a process, once for all tests in all workers, which must not change it.
+
+    Returns the finished process and the folder, with out/ and logs/ in it.
     """
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    folder, done = shared / "trained", shared / "trained.pickle"
-    with open(shared / "trained.lock", "w") as lock:
+    folder, done = shared / name, shared / f"{name}.pickle"
+    with open(shared / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            flags = ["--flagfile=configs/base.cfg", "--dataset=sample"]
             folders = [f"--model_dir={folder / 'out'}", f"--log_dir={folder / 'logs'}"]
             ended = subprocess.run(
                 [sys.executable, "train.py", *flags, *folders],

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -46,6 +47,30 @@ def run(tmp_path):
     return call
 
 
+@pytest.fixture
+def prepared(tmp_path):
+    """Prepares a run without training."""
+
+    def call(**settings):
+        config = experiment.prepare(small_config(tmp_path, **settings))
+        return experiment.Experiment(config)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The result of a run, which tests must not change."""
+    return experiment.run(small_config(tmp_path_factory.mktemp("finished")))
+
+
+@pytest.fixture
+def left(tmp_path, finished):
+    """The same in the directories of `run`, as a run before left it."""
+    shutil.copytree(finished.model_dir.parent, tmp_path, dirs_exist_ok=True)
+    return finished
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Returns the weights after training with some settings, once for each."""
@@ -82,20 +107,17 @@ def test_the_phases_of_a_run_take_no_longer_than_the_run(run, tmp_path):
     assert sum(seconds.values()) <= time.perf_counter() - clock
 
 
-def test_the_result_is_what_was_written(run, tmp_path, sample):
-    result = run()
-    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert result.metrics == written
+def test_the_result_is_what_was_written(finished, sample):
+    out = finished.model_dir
+    assert finished.metrics == json.loads((out / "metrics.json").read_text())
     images = sample.test_images
-    logits = result.model(images[..., np.newaxis])
+    logits = finished.model(images[..., np.newaxis])
     np.testing.assert_allclose(
-        tf.nn.softmax(logits),
-        Predictor(tmp_path / "out").probabilities(images),
-        atol=1e-5,
+        tf.nn.softmax(logits), Predictor(out).probabilities(images), atol=1e-5
     )
-    loaded = load_model(tmp_path / "out")
+    loaded = load_model(out)
     np.testing.assert_array_equal(loaded(images[..., np.newaxis]), logits)
-    assert str(tmp_path / "out") in str(result) == repr(result)
+    assert str(out) in str(finished) == repr(finished)
 
 
 def reference(folder):
@@ -103,14 +125,14 @@ def reference(folder):
 
 
 def test_the_reference_is_of_training_images_and_of_answers_for_validation(
-    run, tmp_path, sample
+    finished, sample
 ):
-    result = run(validation_split=0.1)
-    found = artifact.read(tmp_path / "out").reference
-    assert reference(tmp_path / "out") == result.description["reference"]
+    out = finished.model_dir
+    found = artifact.read(out).reference
+    assert reference(out) == finished.description["reference"]
     rows, held_out = data.stratified_split(sample.train_labels, 0.1, Config().seed)
     images = sample.train_images
-    answers = Predictor(tmp_path / "out").probabilities(images[held_out])
+    answers = Predictor(out).probabilities(images[held_out])
     expected = drift.reference(images[rows], answers)
     for name in drift.INPUT_FEATURES:
         assert found[name] == expected[name]
@@ -136,10 +158,9 @@ def test_the_reference_is_of_a_bounded_number_of_images(run, monkeypatch, sample
     assert sum(found["top_probability"]["images"]) == 450
 
 
-def test_equal_runs_have_equal_references(run, tmp_path):
+def test_equal_runs_have_equal_references(run, finished, tmp_path):
     run()
-    first = reference(tmp_path / "out")
-    run(overwrite=True)
+    first = reference(finished.model_dir)
     assert reference(tmp_path / "out") == first
     run(overwrite=True, seed=2)
     assert reference(tmp_path / "out") != first
@@ -155,23 +176,22 @@ def test_bfloat16_is_exported_as_float32(run, tmp_path, sample):
     np.testing.assert_allclose(tf.nn.softmax(logits), found, atol=1e-5)
 
 
-def test_the_chosen_precision_is_recorded(run, tmp_path):
-    run(precision="auto")
-    written = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert written["config"]["precision"] == hardware.fastest_precision()
+def test_the_fastest_precision_is_chosen(prepared):
+    assert prepared(precision="auto").config.precision == hardware.fastest_precision()
 
 
-def test_the_chosen_number_of_shards_is_recorded_and_kept(run, tmp_path, monkeypatch):
+def test_the_chosen_number_of_shards_is_recorded_and_kept(
+    run, prepared, tmp_path, monkeypatch
+):
     monkeypatch.setattr(hardware, "fastest_shards", lambda batch_size: 4)
     run(shards="auto", batch_size=64)
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["config"]["shards"] == 4
     monkeypatch.undo()
     for resume in (True, "auto"):  # also where another number would be faster
-        run(shards="auto", batch_size=64, resume=resume)
-        written = json.loads((tmp_path / "out" / "config.json").read_text())
-        assert written["config"]["shards"] == 4
-    run(shards="auto", batch_size=64, overwrite=True)
-    written = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert written["config"]["shards"] == 1
+        settings = {"shards": "auto", "batch_size": 64, "resume": resume}
+        assert prepared(**settings).config.shards == 4
+    assert prepared(shards="auto", batch_size=64).config.shards == 1
 
 
 def test_each_of_several_workers_has_one_shard():
@@ -179,8 +199,10 @@ def test_each_of_several_workers_has_one_shard():
     assert config.shards == 1
 
 
-def test_test_time_augmentation_is_evaluated_and_exported(run, tmp_path, sample):
-    plain = run(model_dir=str(tmp_path / "plain")).metrics
+def test_test_time_augmentation_is_evaluated_and_exported(
+    run, finished, tmp_path, sample
+):
+    plain = finished.metrics
     shifted = run(test_shift=1)
     assert shifted.metrics["validation"] != plain["validation"]
     assert shifted.metrics["parameters"] == plain["parameters"]
@@ -191,7 +213,7 @@ def test_test_time_augmentation_is_evaluated_and_exported(run, tmp_path, sample)
         np.testing.assert_allclose(found, tf.nn.softmax(logits), atol=1e-5)
     loaded = load_model(tmp_path / "out")
     np.testing.assert_array_equal(loaded(images[..., np.newaxis]), logits)
-    without = load_model(tmp_path / "plain").get_weights()
+    without = load_model(finished.model_dir).get_weights()
     assert not differ(loaded.network.get_weights(), without)
 
 
@@ -260,9 +282,8 @@ def test_resuming_a_run_that_stopped_early_does_not_train_on(run):
 
 
 def test_an_overwritten_run_keeps_its_checkpoints_until_the_first_new_one(
-    run, tmp_path
+    run, left, tmp_path
 ):
-    run()
     before = contents(tmp_path / "out" / "checkpoints")
     with pytest.raises(UserError, match="is NaN or infinite"):
         run(overwrite=True, learning_rate=1e38, optimizer="sgd", momentum=0.0)
@@ -276,14 +297,14 @@ def test_an_overwritten_run_leaves_no_old_checkpoints(run, tmp_path):
     assert names == ["step-000000009.npz"]
 
 
-def test_an_epoch_repeats_small_data_until_it_has_its_steps(run):
-    assert run().metrics["steps"] == 9
-    assert run(min_steps_per_epoch=12, overwrite=True).metrics["steps"] == 12
+def test_an_epoch_repeats_small_data_until_it_has_its_steps(run, finished):
+    assert finished.metrics["steps"] == 9
+    assert run(min_steps_per_epoch=12).metrics["steps"] == 12
 
 
-def test_an_epoch_may_end_before_all_images_are_seen(run):
-    metrics = run(batch_size=100, epochs=2, max_steps_per_epoch=7).metrics
-    assert [record["step"] for record in metrics["history"]] == [7, 14]
+def test_an_epoch_may_end_before_all_images_are_seen(prepared):
+    found = prepared(batch_size=100, epochs=2, max_steps_per_epoch=7)
+    assert (found.steps_per_epoch, found.steps) == (7, 14)
 
 
 def test_threads_reach_tensorflow(run):
@@ -339,11 +360,10 @@ def test_a_run_that_does_not_fit_in_memory_is_refused(run, tmp_path, monkeypatch
     assert contents(tmp_path / "out") == {}
 
 
-def test_test_time_augmentation_can_be_added_to_a_finished_run(run):
-    plain = run(save_every=5)
-    shifted = run(save_every=5, resume=True, test_shift=1)
-    assert shifted.metrics["steps"] == plain.metrics["steps"]
-    assert shifted.metrics["test"] != plain.metrics["test"]
+def test_test_time_augmentation_can_be_added_to_a_finished_run(run, left):
+    shifted = run(resume=True, test_shift=1)
+    assert shifted.metrics["steps"] == left.metrics["steps"]
+    assert shifted.metrics["test"] != left.metrics["test"]
 
 
 def test_checkpoints_are_saved_at_the_given_interval(run, tmp_path):
@@ -391,11 +411,11 @@ def test_the_same_settings_give_the_same_weights(weights, run):
     )
 
 
-def test_each_run_has_its_own_log_directory(run):
-    first, second = run(), run(overwrite=True)
-    assert first.log_dir != second.log_dir
-    assert first.log_dir.is_dir()
-    assert second.log_dir.is_dir()
+def test_each_run_has_its_own_log_directory(run, left, tmp_path):
+    second = run(overwrite=True)
+    logs = {path.name for path in (tmp_path / "logs").iterdir()}
+    assert logs == {left.log_dir.name, second.log_dir.name}
+    assert len(logs) == 2
 
 
 def test_without_mnist_it_warns_and_trains_on_the_sample(

@@ -176,6 +176,9 @@ def test_every_file_that_is_mentioned_exists(project):
         ):
             for path in named.findall((project / file).read_text("utf-8")):
                 assert (project / path).exists(), f"{file} mentions {path}"
+        if file.endswith(".md"):
+            for name in re.findall(r"-m (\w+)\.", (project / file).read_text("utf-8")):
+                assert (project / name).is_dir(), f"{file} mentions {name}"
 
 
 def test_it_starts_with_papers_of_its_own(project):

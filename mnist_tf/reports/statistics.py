@@ -105,17 +105,6 @@ def ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return before.sum(axis=1)
 
 
-def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Returns the fraction of images whose label is among the k most probable classes.
-
-    Args:
-      probabilities: float [n, C], n at least 1.
-      labels: int [n].
-      k: at least 1.
-    """
-    return float((ranks(probabilities, labels) < k).mean())
-
-
 def class_rates(confusion: np.ndarray) -> list[ClassRates]:
     """Returns precision, recall and F1 of each class, with intervals.
 

@@ -34,11 +34,10 @@ def initialize(
     """
     try:
         source = artifact.read(model_dir)
-        loaded = artifact.load_model(model_dir)
+        weights = _by_name(artifact.load_model(model_dir))
     except UserError as error:
         line = str(error).removeprefix("--model_dir ")
         raise UserError(f"--init_from: {line}") from error
-    weights = _by_name(getattr(loaded, "network", loaded))
     same_labels = tuple(labels) == source.labels
     head = [] if same_labels else [id(weight) for weight in _head(model).weights]
     taken, kernels, new = 0, 0, []

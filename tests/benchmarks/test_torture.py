@@ -14,11 +14,19 @@ def uninterrupted(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
-def test_an_interrupted_run_ends_with_the_same_bits(uninterrupted, tmp_path, name):
+@pytest.mark.parametrize(
+    ("end", "moments"),
+    [
+        (torture.kill, ("train", "start", "save", "end")),
+        (torture.terminate, ("train", "end")),
+    ],
+    ids=["SIGKILL", "SIGTERM"],
+)
+def test_an_interrupted_run_ends_with_the_same_bits(
+    uninterrupted, tmp_path, end, moments
+):
     run, generator = torture.Run(tmp_path, uninterrupted.epochs), random.Random(7)
-    end = {"SIGKILL": torture.kill, "SIGTERM": torture.terminate}[name]
-    for moment in ("train", "start", "save", "end"):
+    for moment in moments:
         end(run, moment, generator)
     run.finish()
     torture.compare(run, uninterrupted)

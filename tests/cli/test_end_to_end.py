@@ -362,8 +362,7 @@ def test_the_seed_decides_the_weights_in_the_script_and_the_verb(unbroken, tmp_p
     assert any((other[name] != value).any() for name, value in unbroken.items())
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_resumed_run_gives_the_same_weights(unbroken, tmp_path, signum):
+def test_a_resumed_run_gives_the_same_weights(unbroken, tmp_path):
     folders = [f"--model_dir={tmp_path}/out", f"--log_dir={tmp_path}/logs"]
     running = subprocess.Popen(
         command("train", *SMOKE, *folders, "--save_every=20"),
@@ -376,10 +375,10 @@ def test_a_resumed_run_gives_the_same_weights(unbroken, tmp_path, signum):
         assert time.monotonic() < deadline
         assert running.poll() is None, running.stderr.read()
         time.sleep(0.02)
-    os.kill(running.pid, signum)
+    running.send_signal(signal.SIGINT)
     _, errors = running.communicate()
-    assert running.returncode == 128 + signum
-    assert re.search(rf"{signum.name}: saved at step \d+ of \d+; continue with", errors)
+    assert running.returncode == 128 + signal.SIGINT
+    assert re.search(r"SIGINT: saved at step \d+ of \d+; continue with", errors)
     assert not (tmp_path / "out" / "config.json").exists()
 
     ok("train", *SMOKE, *folders, "--resume")

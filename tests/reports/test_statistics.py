@@ -45,22 +45,18 @@ class TestWilson:
             assert found == pytest.approx(expected, abs=1e-12)
 
 
-class TestTopK:
+class TestRanks:
     def test_the_first_of_equals_comes_first_as_for_the_answer(self):
         probabilities = np.array([[0.4, 0.4, 0.2], [0.2, 0.4, 0.4], [0.1, 0.2, 0.7]])
         labels = np.array([1, 2, 0])
         assert statistics.ranks(probabilities, labels).tolist() == [1, 1, 2]
-        shares = [
-            statistics.top_k_accuracy(probabilities, labels, k) for k in (1, 2, 3)
-        ]
-        assert shares == [0, 2 / 3, 1]
 
-    def test_top_1_is_the_accuracy(self):
+    def test_the_first_is_the_answer(self):
         random = np.random.default_rng(1)
         probabilities = random.integers(0, 3, (500, 4)) / 3  # with ties
         labels = random.integers(0, 4, 500)
-        accuracy = (probabilities.argmax(axis=1) == labels).mean()
-        assert statistics.top_k_accuracy(probabilities, labels, 1) == accuracy
+        first = statistics.ranks(probabilities, labels) == 0
+        np.testing.assert_array_equal(first, probabilities.argmax(axis=1) == labels)
 
     def test_it_agrees_with_scikit_learn(self):
         metrics = pytest.importorskip("sklearn.metrics")
@@ -68,7 +64,7 @@ class TestTopK:
         probabilities, labels = random.random((300, 6)), random.integers(0, 6, 300)
         for k in range(1, 6):
             expected = metrics.top_k_accuracy_score(labels, probabilities, k=k)
-            found = statistics.top_k_accuracy(probabilities, labels, k)
+            found = (statistics.ranks(probabilities, labels) < k).mean()
             assert found == pytest.approx(expected)
 
 

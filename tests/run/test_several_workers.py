@@ -201,7 +201,7 @@ def test_another_number_of_workers_is_told_and_kept(unbroken, tmp_path):
         ("--data_dir={}/1", "worker 1 has data (SHA-256) "),
         ("--model_dir={}/other",
          "worker 1 has checkpoint (SHA-256) none, but the chief "),
-        ("--nosuchflag", "did not connect within 8 s; start all workers, or raise "),
+        ("--nosuchflag", "did not connect within 3 s; start all workers, or raise "),
     ],
 )  # fmt: skip
 def test_a_worker_that_would_train_something_else_is_refused(
@@ -223,7 +223,7 @@ def test_a_worker_that_would_train_something_else_is_refused(
         own = [[*each, *data] for each in own]
     own[1] = [*own[1], flags.format(tmp_path)]
     if flags == "--nosuchflag":  # a worker that never comes
-        own[0] = [*own[0], "--cluster_timeout=8"]
+        own[0] = [*own[0], "--cluster_timeout=3"]
     chief, other = Cluster(unbroken, own=own).end()
     assert (chief[0], other[0]) == (1, 1)
     assert line in chief[2]

@@ -12,7 +12,6 @@ import orjson
 import pytest
 from PIL import Image
 
-from mnist_tf.cli import train
 from mnist_tf.data import datasets
 from mnist_tf.predictor import Predictor
 from tests.conftest import ROOT
@@ -51,11 +50,8 @@ def running_server(model_dir, *flags, python=sys.executable, cwd=ROOT):
 
 
 @pytest.fixture(scope="session")
-def model_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("served")
-    folders = [f"--model_dir={folder}/out", f"--log_dir={folder}/logs"]
-    train.main(["train", f"--flagfile={ROOT}/configs/smoke.cfg", *folders])
-    return folder / "out"
+def model_dir(smoke):
+    return smoke / "out"
 
 
 @pytest.fixture(scope="module")

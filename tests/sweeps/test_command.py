@@ -192,9 +192,10 @@ def test_the_best_settings_are_a_flag_file(swept, tmp_path):
     )
     trial = folder / "trials" / f"{best['trial']:04d}"
     first, second = (artifact.read(path) for path in (trial, tmp_path / "out"))
-    if second.description["hardware"] == first.description["hardware"]:
-        sums = {each.description["weights_sha256"] for each in (first, second)}
-        assert len(sums) == 1
+    if second.description["hardware"] != first.description["hardware"]:
+        pytest.skip("each of two workers has more than one core here")
+    sums = {each.description["weights_sha256"] for each in (first, second)}
+    assert len(sums) == 1
 
 
 def test_a_sweep_that_is_complete_is_only_shown(swept):
