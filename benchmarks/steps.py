@@ -35,7 +35,7 @@ from mnist_tf.config import Config
 from mnist_tf.errors import UserError, native_output_hidden
 
 if TYPE_CHECKING:
-    from mnist_tf.experiment import Experiment
+    from mnist_tf.run.parts import Parts
     from mnist_tf.trainer import Progress, Trainer
 
 STEPS = 50  # per trial
@@ -49,9 +49,10 @@ def main(argv: Sequence[str]) -> None:
         import tensorflow as tf
 
     from mnist_tf import experiment
+    from mnist_tf.run.parts import Parts
 
     config = experiment.prepare(config)
-    parts = experiment.Experiment(config)
+    parts = Parts(config)
     usual = contextlib.nullcontext()
     without = mock.patch.object(tf.config.experimental, "enable_op_determinism")
     with usual if deterministic else without:
@@ -92,7 +93,7 @@ def _converted(values: parsing.Values) -> tuple[Config, bool]:
     return config, values["deterministic"]
 
 
-def _measure(parts: "Experiment", trainer: "Trainer") -> dict[str, Any]:
+def _measure(parts: "Parts", trainer: "Trainer") -> dict[str, Any]:
     import tensorflow as tf
 
     config = parts.config
@@ -130,7 +131,7 @@ def _measure(parts: "Experiment", trainer: "Trainer") -> dict[str, Any]:
     }
 
 
-def _step(parts: "Experiment", trainer: "Trainer") -> float:
+def _step(parts: "Parts", trainer: "Trainer") -> float:
     """Returns the milliseconds of a step in the training loop."""
     seconds: list[float] = []
 

@@ -19,6 +19,7 @@ from mnist_tf.config import Config
 from mnist_tf.errors import UserError
 from mnist_tf.predictor import Predictor
 from mnist_tf.run import examination, hardware
+from mnist_tf.run.parts import Parts
 from mnist_tf.stats import drift
 from tests.conftest import contents
 
@@ -53,7 +54,7 @@ def prepared(tmp_path):
 
     def call(**settings):
         config = experiment.prepare(small_config(tmp_path, **settings))
-        return experiment.Experiment(config)
+        return Parts(config)
 
     return call
 
@@ -80,7 +81,7 @@ def weights(tmp_path_factory):
         config = experiment.prepare(
             small_config(tmp_path_factory.mktemp("run"), **settings)
         )
-        parts = experiment.Experiment(config)
+        parts = Parts(config)
         trainer = parts.build_trainer(config.learning_rate)
         trainer.fit(
             parts.training_batches(trainer),

@@ -40,6 +40,7 @@ def _main(_: Sequence[str]) -> None:
     if problems:
         raise UserError("; ".join(dict.fromkeys(problems)))
     from mnist_tf import experiment
+    from mnist_tf.run.parts import Parts
 
     seen = set[tuple]()
     for config in configs:
@@ -50,7 +51,7 @@ def _main(_: Sequence[str]) -> None:
             if seen:  # the same warnings again
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stderr(nowhere))
-            prepared = experiment.Experiment(experiment.prepare(config))
+            prepared = Parts(experiment.prepare(config))
             prepared.build_model("float32")
         seen.add(deciding)
         if not len(prepared.splits["validation"][2]):

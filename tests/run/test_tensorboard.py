@@ -15,6 +15,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from mnist_tf import experiment
 from mnist_tf.config import Config
 from mnist_tf.errors import UserError
+from mnist_tf.run.parts import Parts
 from mnist_tf.run.tensorboard import TensorBoardLogger
 from tests.run.test_callbacks import METRICS, VALIDATION, progress
 
@@ -172,7 +173,7 @@ class TestPictures:
     ):
         ((step, sheet),) = pictures(logs / "train", "training images")
         assert step == 0
-        first = experiment.Experiment(Config.from_dict(result.description["config"]))
+        first = Parts(Config.from_dict(result.description["config"]))
         images, _ = next(iter(first.training_batches(first.build_trainer(0.01))))
         pixels, side = images[7, ..., 0].numpy(), 28 * 3 + 2
         shown = sheet[
