@@ -7,7 +7,7 @@ ARGS ?=
 .PHONY: help train photos predict evaluate serve tensorboard test torture mutants bench new lint format clean
 
 help:  ## List these targets.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@awk -F ':.*## ' '/^[a-z]+:.*##/ { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 train: .venv/installed  ## Train configs/base.cfg; ARGS="--any_flag=..." adds flags.
 	$(BIN)/python train.py --flagfile=configs/base.cfg $(ARGS)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from mnist_tf import artifact, data, experiment, load_model
 from mnist_tf.config import Config
+from mnist_tf.data import limits
 from mnist_tf.errors import UserError
 from mnist_tf.predictor import Predictor
 from mnist_tf.run import examination, hardware
@@ -327,7 +328,7 @@ def test_a_run_in_shards_divides_the_cores_among_them():
         ]
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split() == [str(max(1, len(os.sched_getaffinity(0)) // 2)), "2"]
+    assert done.stdout.split() == [str(max(1, limits.cores() // 2)), "2"]
 
 
 SPLIT_FAULTS = {

@@ -15,7 +15,7 @@ import pytest
 
 from mnist_tf.data import limits
 from mnist_tf.errors import UserError
-from tests.conftest import idx_bytes
+from tests.conftest import idx_bytes, needs_affinity
 
 ROOT = Path(__file__).parents[2]
 GIB = 2**30
@@ -45,6 +45,7 @@ def memory(names, limit, usage=GIB // 4, cache=0):
     return {names[0]: limit, names[1]: usage, "memory.stat": stat}
 
 
+@needs_affinity
 def test_without_cgroups_the_computer_is_the_limit(cgroups):
     free = psutil.virtual_memory().available
     assert limits.available_memory() == pytest.approx(free, rel=0.2)

@@ -1,6 +1,5 @@
 """What the hardware can do, how many threads TensorFlow may use, and what fits."""
 
-import os
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from mnist_tf.model import build
 from mnist_tf.nn import cross_entropy
 from mnist_tf.run import hardware
 from mnist_tf.trainer import Trainer
+from tests.conftest import needs_affinity
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def threads_after(*code):
 
 
 def test_threads_are_set_before_tensorflow_starts():
-    cores = len(os.sched_getaffinity(0))
+    cores = limits.cores()
     found = threads_after(
         "divide_cores(2); show(); reset()",
         f"divide_cores({cores + 1}); show(); reset()",
@@ -134,6 +134,7 @@ def test_threads_are_set_before_tensorflow_starts():
     assert found == [divided, f"1 {cores + 1}", "7 5", "1 3", "1 3", "1 3"]
 
 
+@needs_affinity
 def test_only_the_cores_that_the_process_may_use_are_divided():
     found = threads_after(
         "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])",

@@ -17,7 +17,7 @@ import pytest
 from mnist_tf.cli import train
 from mnist_tf.errors import UserError
 from mnist_tf.run import checkpoints
-from tests.conftest import ROOT, SMOKE, contents
+from tests.conftest import ROOT, SMOKE, contents, needs_affinity
 
 STEPS_PER_EPOCH = 64  # 4,050 images in batches of 64
 TOO_STEEP = 3.0  # diverges; half of it learns
@@ -348,6 +348,7 @@ def test_fewer_epochs_than_are_done_are_refused(tmp_path, train_here, left):
 
 
 @pytest.mark.fault
+@needs_affinity
 def test_other_cores_are_warned_of_and_written_down(tmp_path, command, left):
     (latest, _) = found(tmp_path)
     latest.unlink()  # so that there is an epoch to train

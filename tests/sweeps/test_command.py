@@ -20,7 +20,7 @@ from mnist_tf.errors import UserError
 from mnist_tf.sweeps.space import parse
 from mnist_tf.sweeps.study import Setup, Sweep
 from tests.cli.help import check_help
-from tests.conftest import ROOT, contents, small_disk
+from tests.conftest import ROOT, contents, needs_affinity, small_disk
 from tests.sweeps.test_study import figures, take
 
 SETTINGS = (
@@ -172,6 +172,7 @@ def test_plots_are_drawn(swept):
         assert (folder / "plots" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@needs_affinity
 def test_the_best_settings_are_a_flag_file(swept, tmp_path):
     folder, _ = swept
     text = (folder / "best.cfg").read_text()
