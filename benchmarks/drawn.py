@@ -168,7 +168,7 @@ def main(argv: Sequence[str]) -> None:
         predictor = Predictor(values["model_dir"])
     found: dict[str, Any] = {"plain": accuracy(predictor, images, labels)}
     for style in STYLES:
-        drawn = np.stack([digits.normalise(style(image, random)) for image in images])
+        drawn = np.stack([digits.normalize(style(image, random)) for image in images])
         found[style.__name__] = accuracy(predictor, drawn, labels)
     json.dump({"images": len(images), "accuracy": found}, sys.stdout)
 

@@ -80,10 +80,10 @@ class FullyConnected(Network):
         sizes = np.linspace(pixels, self.num_classes, self.num_layers + 1)
         self.hidden: list[layers.Layer] = []
         for size in sizes[1:-1].round().astype(int).tolist():
-            normalised = self.normalization == "batch"
+            normalized = self.normalization == "batch"
             # The offset of the normalisation replaces the bias.
-            self.hidden.append(layers.Dense(size, use_bias=not normalised))
-            if normalised:
+            self.hidden.append(layers.Dense(size, use_bias=not normalized))
+            if normalized:
                 self.hidden.append(BatchNormalization())
             self.hidden.append(layers.LeakyReLU(0.1))
             if self.dropout:

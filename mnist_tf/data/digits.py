@@ -26,7 +26,7 @@ _SCALES = (64, 48, 32, 24, 16, 12, 12)  # grey levels of noise assumed in each i
 _MIN_STROKE, _MAX_STROKE, _MARGIN = 10, 20, 2
 
 
-def normalise(grey: np.ndarray) -> np.ndarray:
+def normalize(grey: np.ndarray) -> np.ndarray:
     """Finds the digit in an image and normalises it as MNIST does.
 
     Args:
@@ -42,8 +42,8 @@ def normalise(grey: np.ndarray) -> np.ndarray:
     digit = _segment(ink)
     if not digit.any():
         return np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-    strokes = _normalise_stroke_width(_crop_and_scale(digit, _STROKE_SIDE))
-    return _centre(_crop_and_scale(strokes, _BOX))
+    strokes = _normalize_stroke_width(_crop_and_scale(digit, _STROKE_SIDE))
+    return _center(_crop_and_scale(strokes, _BOX))
 
 
 def _background(grey: np.ndarray) -> np.ndarray:
@@ -68,8 +68,8 @@ def _background(grey: np.ndarray) -> np.ndarray:
 
 def _powers(count: int) -> np.ndarray:
     """Powers of the centres of `count` pixels that cover -1..1, [count, degree + 1]."""
-    centres = (np.arange(count) + 0.5) * (2 / count) - 1
-    return np.vander(centres, _DEGREE + 1, increasing=True)
+    centers = (np.arange(count) + 0.5) * (2 / count) - 1
+    return np.vander(centers, _DEGREE + 1, increasing=True)
 
 
 def _reduce(values: np.ndarray, side: int) -> np.ndarray:
@@ -147,7 +147,7 @@ def _crop_and_scale(digit: np.ndarray, side: int) -> np.ndarray:
     return np.rint(scaled * (255 / max(scaled.max(), 1))).astype(np.uint8)
 
 
-def _normalise_stroke_width(digit: np.ndarray) -> np.ndarray:
+def _normalize_stroke_width(digit: np.ndarray) -> np.ndarray:
     """Thickens strokes that are far narrower than MNIST's, and thins far wider ones.
 
     The longer side of the digit is `_STROKE_SIDE`; 20 pixels are added at each edge.
@@ -182,13 +182,13 @@ def _maximum(values: np.ndarray, size: int) -> np.ndarray:
     return values
 
 
-def _centre(digit: np.ndarray) -> np.ndarray:
+def _center(digit: np.ndarray) -> np.ndarray:
     """Places a digit of at most 20x20 pixels with its centre of mass at (14, 14)."""
     margins = []
     for axis, length in enumerate(digit.shape):
-        centre = np.average(np.arange(length), weights=digit.sum(axis=1 - axis))
+        center = np.average(np.arange(length), weights=digit.sum(axis=1 - axis))
         # By whole pixels, as in MNIST, and never so far that the digit is cut off.
         space = IMAGE_SIZE - length
-        before = min(max(round(IMAGE_SIZE / 2 - centre), 0), space)
+        before = min(max(round(IMAGE_SIZE / 2 - center), 0), space)
         margins.append((before, space - before))
     return np.pad(digit, margins)

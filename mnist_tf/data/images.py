@@ -134,7 +134,7 @@ def from_array(
     if method == "photo":
         return fitted(pixels, preprocessing)
     if preprocess == "digits":
-        return np.stack([digits.normalise(image) for image in pixels])
+        return np.stack([digits.normalize(image) for image in pixels])
     return pixels
 
 
@@ -151,7 +151,7 @@ def from_image_file(
     """
     method = _method(preprocessing, preprocess)
     if method == "digits":
-        grey = _decode(file, name, _to_greyscale)
+        grey = _decode(file, name, _to_grayscale)
         return _digit(grey, keep_clean=preprocess == "auto")
     mode = "RGB" if preprocessing.color == "rgb" else "L"
     size = (preprocessing.width, preprocessing.height)
@@ -312,7 +312,7 @@ def _from_16_bits(image: Image.Image) -> np.ndarray:
     return (np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8)
 
 
-def _to_greyscale(image: Image.Image) -> np.ndarray:
+def _to_grayscale(image: Image.Image) -> np.ndarray:
     """Converts an image to uint8 [H, W], reduced to at most 1024 pixels a side.
 
     Transparent pixels become black where the opaque ones are light, else white.
@@ -337,7 +337,7 @@ def _digit(grey: np.ndarray, keep_clean: bool) -> np.ndarray:
         # Every image of MNIST is black in more than half of its pixels.
         if np.median(light) <= _MAX_BACKGROUND:
             return light
-    return digits.normalise(grey)
+    return digits.normalize(grey)
 
 
 def _light_on_dark(grey: np.ndarray) -> np.ndarray:

@@ -14,8 +14,8 @@ def page_with(digit):
     return Image.fromarray(grey)
 
 
-def normalise(page):
-    return digits.normalise(np.asarray(page))
+def normalize(page):
+    return digits.normalize(np.asarray(page))
 
 
 def similar(image, other, correlation=0.95):
@@ -31,7 +31,7 @@ def extent(image):
 @pytest.mark.parametrize("label", range(10))
 def test_an_enlarged_mnist_digit_is_restored(sample, label):
     digit = sample.test_images[np.argmax(sample.test_labels == label)]
-    assert similar(normalise(page_with(digit)), digit)
+    assert similar(normalize(page_with(digit)), digit)
 
 
 @pytest.mark.parametrize("ink", ["light", "dark"])
@@ -39,7 +39,7 @@ def test_a_digit_fits_a_box_of_20x20_around_its_centre_of_mass(digit, ink):
     page = page_with(digit)
     if ink == "light":
         page = page.point(lambda grey: 255 - grey)
-    image = normalise(page)
+    image = normalize(page)
     assert (image.shape, image.dtype) == ((28, 28), np.uint8)
     assert max(extent(image)) == 20
     # Within half a pixel of the centre, because digits are moved by whole pixels.
@@ -51,7 +51,7 @@ def test_a_digit_fits_a_box_of_20x20_around_its_centre_of_mass(digit, ink):
 @pytest.mark.parametrize("axis", [0, 1])
 def test_the_centre_of_mass_of_every_digit_is_centred(sample, axis):
     for digit in sample.test_images[::25]:
-        mass = normalise(page_with(digit)).sum(axis=axis)
+        mass = normalize(page_with(digit)).sum(axis=axis)
         assert 13.5 <= np.average(np.arange(28), weights=mass) <= 14.5
 
 
@@ -60,13 +60,13 @@ def test_a_faint_digit_of_28x28_stands_out_from_noise(sample, ink):
     for digit in sample.test_images[::50]:
         noise = np.random.default_rng(1).normal(0, 20, digit.shape)
         grey = 110 + (ink - 110) * (digit / 255) + noise
-        found = normalise(np.clip(grey, 0, 255).astype(np.uint8))
-        assert similar(found, normalise(digit), correlation=0.7)
+        found = normalize(np.clip(grey, 0, 255).astype(np.uint8))
+        assert similar(found, normalize(digit), correlation=0.7)
 
 
 def test_noise_of_28x28_is_all_0():
     noise = np.random.default_rng(1).normal(120, 8, (100, 28, 28)).astype(np.uint8)
-    assert not np.any([normalise(image) for image in noise])
+    assert not np.any([normalize(image) for image in noise])
 
 
 @pytest.mark.parametrize(
@@ -75,20 +75,20 @@ def test_noise_of_28x28_is_all_0():
 def test_specks_and_smudges_beside_the_digit_are_removed(digit, grey, box):
     page = page_with(digit)
     page.paste(grey, box)
-    assert similar(normalise(page), digit)
+    assert similar(normalize(page), digit)
 
 
 def test_a_small_gap_does_not_split_the_digit():
     page = Image.new("L", (256, 256), 255)
     page.paste(0, (100, 50, 110, 200))
     page.paste(0, (113, 50, 123, 60))
-    assert extent(normalise(page)) == (20, 3)
+    assert extent(normalize(page)) == (20, 3)
 
 
 def test_a_faint_shadow_across_the_digit_is_removed(digit):
     grey = np.array(page_with(digit))
     grey[10:290, 150:250] = np.minimum(grey[10:290, 150:250], 220)
-    assert similar(normalise(grey), digit, correlation=0.99)
+    assert similar(normalize(grey), digit, correlation=0.99)
 
 
 def unevenly_lit(digit, kind):
@@ -103,11 +103,11 @@ def unevenly_lit(digit, kind):
 
 @pytest.mark.parametrize("kind", ["ink on paper", "chalk on a blackboard"])
 def test_uneven_lighting_and_noise_are_removed(digit, kind):
-    assert similar(normalise(unevenly_lit(digit, kind)), digit)
+    assert similar(normalize(unevenly_lit(digit, kind)), digit)
 
 
 def test_an_unevenly_lit_blank_page_is_all_0(digit):
-    assert not normalise(unevenly_lit(np.zeros_like(digit), "ink on paper")).any()
+    assert not normalize(unevenly_lit(np.zeros_like(digit), "ink on paper")).any()
 
 
 def test_a_tightly_cropped_digit_keeps_its_polarity(sample):
@@ -115,14 +115,14 @@ def test_a_tightly_cropped_digit_keeps_its_polarity(sample):
     large = page_with(zero).resize((1600, 1200))
     rows, columns = np.nonzero(np.asarray(large) < 200)
     box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-    assert similar(normalise(large.crop(box)), zero)
+    assert similar(normalize(large.crop(box)), zero)
 
 
 @pytest.mark.parametrize("width", [2, 4, 60, 80])
 def test_every_stroke_width_is_brought_into_the_range_of_mnist(width):
     page = Image.new("L", (500, 500), 255)
     ImageDraw.Draw(page).ellipse((100, 50, 400, 450), outline=0, width=width)
-    left_half = normalise(page)[14, :14].astype(float)
+    left_half = normalize(page)[14, :14].astype(float)
     assert 0.9 <= left_half.sum() / 255 <= 3.6  # 98% of MNIST
 
 
@@ -131,14 +131,14 @@ def test_centring_does_not_cut_off_anything(turns):
     grey = np.zeros((300, 300), np.uint8)
     grey[50:250, 50:90] = 255  # most of the mass, and a stroke that leads away from it
     grey[140:160, 50:250] = 255
-    assert extent(normalise(np.rot90(grey, turns))) == (20, 20)
+    assert extent(normalize(np.rot90(grey, turns))) == (20, 20)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 3), (300, 200), (1, 5000), (3000, 2)])
 @pytest.mark.parametrize("grey", [0, 100, 255])
 def test_a_blank_page_is_all_0(size, grey):
     np.testing.assert_array_equal(
-        normalise(Image.new("L", size, grey)), np.zeros((28, 28))
+        normalize(Image.new("L", size, grey)), np.zeros((28, 28))
     )
 
 
@@ -146,18 +146,18 @@ def test_a_blank_page_is_all_0(size, grey):
 def test_ink_has_a_minimum_contrast(contrast, is_ink):
     page = Image.new("L", (60, 60), 200)
     page.paste(200 - contrast, (20, 20, 40, 40))
-    assert normalise(page).any() == is_ink
+    assert normalize(page).any() == is_ink
 
 
 def test_specks_are_not_ink():
     page = Image.new("L", (1000, 1000), 255)
     for corner in ((10, 10), (990, 990)):
         page.putpixel(corner, 0)
-    assert not normalise(page).any()
+    assert not normalize(page).any()
 
 
 @pytest.mark.parametrize("size", [(8, 900), (900, 8)])
 def test_a_single_stroke_keeps_its_aspect_ratio(size):
     page = Image.new("L", (1000, 1000), 255)
     page.paste(0, (50, 50, 50 + size[0], 50 + size[1]))
-    assert sorted(extent(normalise(page))) == [1, 20]
+    assert sorted(extent(normalize(page))) == [1, 20]

@@ -99,7 +99,7 @@ class TestArrays:
     def test_only_digits_preprocessing_changes_an_array(self, digit, preprocess):
         dark = 255 - digit
         (found,) = images.from_array(dark, "array", DIGITS, preprocess)
-        expected = digits.normalise(dark) if preprocess == "digits" else dark
+        expected = digits.normalize(dark) if preprocess == "digits" else dark
         np.testing.assert_array_equal(found, expected)
 
     def test_an_unknown_preprocessing_is_refused(self, digit):
@@ -183,7 +183,7 @@ class TestImageFiles:
         (found,) = images.from_bytes(
             encoded(Image.fromarray(grey), "PNG"), "image", DIGITS
         )
-        np.testing.assert_array_equal(found, digits.normalise(grey))
+        np.testing.assert_array_equal(found, digits.normalize(grey))
 
     @pytest.mark.parametrize(("background", "kept"), [(8, True), (9, False)])
     def test_a_plain_background_is_almost_black_or_white(self, digit, background, kept):
@@ -238,25 +238,25 @@ class TestImageFiles:
     def test_other_sizes_are_normalised(self, large, form, preprocess):
         (found,) = images.from_bytes(encoded(large, form), "image", DIGITS, preprocess)
         decoded = np.asarray(Image.open(io.BytesIO(encoded(large, form))))
-        np.testing.assert_array_equal(found, digits.normalise(decoded))
+        np.testing.assert_array_equal(found, digits.normalize(decoded))
 
     def test_digits_preprocessing_normalises_28x28_pixels_too(self, digit):
         shifted = np.roll(digit, 3)
         content = encoded(Image.fromarray(shifted), "PNG")
         (found,) = images.from_bytes(content, "image", DIGITS, "digits")
-        np.testing.assert_array_equal(found, digits.normalise(shifted))
+        np.testing.assert_array_equal(found, digits.normalize(shifted))
 
     def test_16_bits_per_pixel_are_normalised_like_8(self, large):
         wide = Image.fromarray(np.asarray(large).astype(np.uint16) * 257)
         (found,) = images.from_bytes(encoded(wide, "PNG"), "image", DIGITS)
-        np.testing.assert_array_equal(found, digits.normalise(np.asarray(large)))
+        np.testing.assert_array_equal(found, digits.normalize(np.asarray(large)))
 
     def test_exif_orientation_is_applied(self, large):
         exif = Image.Exif()
         exif[0x0112] = 6  # rotate to the right
         left = large.transpose(Image.Transpose.ROTATE_90)
         (found,) = images.from_bytes(encoded(left, "PNG", exif=exif), "image", DIGITS)
-        np.testing.assert_array_equal(found, digits.normalise(np.asarray(large)))
+        np.testing.assert_array_equal(found, digits.normalize(np.asarray(large)))
 
     def test_without_preprocessing_the_polarity_is_kept(self, digit):
         content = encoded(Image.fromarray(255 - digit), "PNG")
