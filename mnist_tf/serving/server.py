@@ -114,7 +114,7 @@ class Server:
             on_batch=self.metrics.observe_batch,
         )
         # Parse large bodies and decode image files without blocking the event loop.
-        self._workers = concurrent.futures.ThreadPoolExecutor(2, "worker")
+        self._pool = concurrent.futures.ThreadPoolExecutor(2, "decoding")
         self._files = {path.name: path for path in _PAGE_DIR.iterdir()}
         router = Router(self._routes(), lifespan=self._lifespan)
         self.app: ASGIApp = HTTPMiddleware(router, self.metrics, log, settings.token)
@@ -151,7 +151,7 @@ class Server:
         if watching:
             watching.cancel()
         self.batcher.close()
-        self._workers.shutdown()
+        self._pool.shutdown()
 
     async def predict_json(self, request: Request) -> Response:
         """Predicts as TensorFlow Serving does, from `instances` or `inputs`."""
@@ -294,7 +294,7 @@ class Server:
     async def _run(self, function: Callable[[], T], slow: bool) -> T:
         if not slow:
             return function()
-        return await asyncio.get_running_loop().run_in_executor(self._workers, function)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
 
     async def _predict(self, found: np.ndarray, predictor: Predictor) -> Outputs:
         try:
