@@ -39,14 +39,14 @@ def small_config(folder, **settings):
     return Config(**{**small, **settings})
 
 
+def train(folder, **settings):
+    """Trains with these settings and writes a model directory."""
+    return experiment.run(small_config(folder, **settings))
+
+
 @pytest.fixture
 def run(tmp_path):
-    """Trains and writes a model directory."""
-
-    def call(**settings):
-        return experiment.run(small_config(tmp_path, **settings))
-
-    return call
+    return functools.partial(train, tmp_path)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def prepared(tmp_path):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The result of a run, which tests must not change."""
-    return experiment.run(small_config(tmp_path_factory.mktemp("finished")))
+    return train(tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture
