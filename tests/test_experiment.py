@@ -39,9 +39,9 @@ def small_config(folder, **settings):
     return Config(**{**small, **settings})
 
 
-def train(folder, **settings):
-    """Trains with these settings and writes a model directory."""
-    return experiment.run(small_config(folder, **settings))
+def train(folder, extensions=None, **settings):
+    """Trains with these settings and arguments of `run`; writes a model directory."""
+    return experiment.run(small_config(folder, **settings), **(extensions or {}))
 
 
 @pytest.fixture
