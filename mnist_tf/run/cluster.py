@@ -320,6 +320,7 @@ class ConnectedWorkers(Workers):
         except (OSError, ValueError) as error:
             reason = str(error)
         if not (self._leaving or self._other_left):
+            self._other_left = True  # those who are told of it close theirs, too
             self._forward(peer, {"lost": peer, "reason": reason})
             self._end(self._lost(peer, reason))
 

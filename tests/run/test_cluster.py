@@ -188,6 +188,20 @@ def worker(addresses, index, body, timeout=20):
 
 
 @pytest.mark.fault
+def test_the_chief_names_who_was_lost_and_not_who_ended_for_it():
+    slow = """forward = type(workers)._forward
+                type(workers)._forward = lambda *given: (
+                    forward(*given), time.sleep(given[1] == 1))
+                workers.gather(0)"""
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(3)]
+    bodies = [slow, "time.sleep(1); signal.raise_signal(9)", "time.sleep(60)"]
+    processes = [worker(addresses, i, body) for i, body in enumerate(bodies)]
+    errors = [process.communicate(timeout=30)[1] for process in processes]
+    for index in (0, 2):
+        assert errors[index].startswith(f"error: worker 1 ({addresses[1]}) was lost")
+
+
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("end", "line", "code"),
     [
