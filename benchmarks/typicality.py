@@ -5,9 +5,9 @@
 Compares the typicality, and the top probability, of MNIST's test images with those of
 Fashion-MNIST's test images, of uniform noise, of blank and half pages and of letters in
 the fonts of this machine, drawn as any image file. Prints a JSON object: for each, the
-AUROC of both and the fraction that `--reject_atypical` refuses by default; the fraction
-of the test images that it refuses; and how much longer the answer to one image takes
-than without typicality, in turns.
+AUROC of both and the fraction that `--reject_atypical` rejects by default; the fraction
+of the test images that it rejects; and how much longer the prediction for one image
+takes than without typicality, in turns.
 """
 
 import io
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     own = predictor.outputs(digits)
     if own.typicality is None:
         sys.exit(f"error: {values['model_dir']} does not tell the typicality")
-    found: dict[str, Any] = {"test images": {"refused": _refused(own.typicality)}}
+    found: dict[str, Any] = {"test images": {"rejected": _rejected(own.typicality)}}
     for name, outsiders in _outsiders(predictor.preprocessing, values["clothes"]):
         outputs = predictor.outputs(outsiders)
         typicality = np.asarray(outputs.typicality)
@@ -54,13 +54,13 @@ def main(argv: Sequence[str]) -> None:
             "auroc of the top probability": auroc(
                 own.probabilities.max(axis=1), outputs.probabilities.max(axis=1)
             ),
-            "refused": _refused(typicality),
+            "rejected": _rejected(typicality),
         }
     found["time of one image"] = _ratio(values["model_dir"], digits[:IMAGES])
     json.dump(found, sys.stdout, indent=2)
 
 
-def _refused(typicality: np.ndarray) -> float:
+def _rejected(typicality: np.ndarray) -> float:
     return float((typicality < REJECT_ATYPICAL).mean())
 
 
@@ -102,7 +102,7 @@ def _letters(preprocessing: Preprocessing) -> Any:
 
 
 def _ratio(model_dir: str, digits: np.ndarray) -> dict[str, float]:
-    """The time of an answer with typicality, without it, and their ratio."""
+    """The time of a prediction with typicality, without it, and their ratio."""
     found = artifact.read(model_dir)
     with tempfile.TemporaryDirectory() as folder:
         artifact.write(

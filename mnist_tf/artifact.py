@@ -70,7 +70,7 @@ class Artifact:
       preprocessing: how a picture becomes the input of the model.
       dataset: the name of the data set that the model was trained on.
       description: the content of config.json.
-      reference: what the images and answers of training are like; empty for a model
+      reference: what the images and predictions of training are like; empty for a model
         that was written before there was one.
     """
 

@@ -236,7 +236,7 @@ class Config:
         True, "Evaluate the trained model on the test images, too.", TRAINING)
     calibrate: bool = setting(
         True, "Divide the logits of the exported model by a temperature at which its "
-        "probabilities tell how often it is right. It is fitted to the validation "
+        "probabilities tell how often it is correct. It is fitted to the validation "
         "images, at least 100; the labels that are predicted stay the same.", TRAINING)
     seed: int = setting(
         1, "Seed of all randomness. The same seed gives the same weights, bit for bit, "

@@ -37,7 +37,7 @@ from mnist_tf.run import (
     training,
 )
 from mnist_tf.run.parts import Parts, own_shards
-from mnist_tf.stats.mistakes import Answers, Mistakes
+from mnist_tf.stats.mistakes import Mistakes, Predictions
 from mnist_tf.trainer import Callback, Trainer
 
 
@@ -162,7 +162,7 @@ def _run(parts: Parts, extra_callbacks: Sequence[Callback]) -> Result | None:
     trainer, description = training.train(parts, manager, log_dir, extra_callbacks)
     trainer.finish()
     finished, fit = _finish(parts, trainer)
-    measured, answers = _evaluate(parts, trainer, finished)
+    measured, predictions = _evaluate(parts, trainer, finished)
     if not workers.chief:
         return None
     description |= {"temperature": fit.temperature, "reference": fit.reference}
@@ -180,17 +180,17 @@ def _run(parts: Parts, extra_callbacks: Sequence[Callback]) -> Result | None:
         )
         say(f"published {Path(config.publish) / str(version)}")
     tensorboard.log_final(log_dir, metrics)
-    split = next(iter(answers), "validation")
-    found = parts.find_mistakes(split, answers.get(split))
+    split = next(iter(predictions), "validation")
+    found = parts.find_mistakes(split, predictions.get(split))
     return Result(finished, description, metrics, model_dir, log_dir, found)
 
 
 def _finish(parts: Parts, trainer: Trainer) -> tuple[keras.Model, examination.Fit]:
-    """Returns the model to export, and what is fitted to its answers."""
+    """Returns the model to export, and what is fitted to its predictions."""
     finished = parts.build_model("float32", finished=True)
     finished.set_weights(trainer.model.get_weights())
     clock = time.perf_counter()
-    fit = _fit_answers(parts, finished) if parts.workers.chief else examination.Fit()
+    fit = _fit(parts, finished) if parts.workers.chief else examination.Fit()
     temperature = parts.workers.gather(fit.temperature)[0]
     if temperature != 1:
         finished = model.Calibrated(finished, temperature)
@@ -198,8 +198,8 @@ def _finish(parts: Parts, trainer: Trainer) -> tuple[keras.Model, examination.Fi
     return finished, fit
 
 
-def _fit_answers(parts: Parts, finished: keras.Model) -> examination.Fit:
-    """Fits temperature and typicality to the answers to a sample of the images."""
+def _fit(parts: Parts, finished: keras.Model) -> examination.Fit:
+    """Fits temperature and typicality to the predictions for a sample of the images."""
     config = parts.config
     splits = {split: parts.splits[split] for split in ("train", "validation")}
     found = examination.examine(finished, splits, own_shards(config, 1))
@@ -210,19 +210,19 @@ def _fit_answers(parts: Parts, finished: keras.Model) -> examination.Fit:
 
 def _evaluate(
     parts: Parts, trainer: Trainer, finished: keras.Model
-) -> tuple[dict[str, Any], dict[str, Answers | None]]:
+) -> tuple[dict[str, Any], dict[str, Predictions | None]]:
     """The content of metrics.json but its times, of the model that is exported.
 
-    And the answers to each split.
+    And the predictions for each split.
     """
     metrics: dict[str, Any] = {"dataset": parts.dataset.name}
-    answers: dict[str, Answers | None] = {}
+    predictions: dict[str, Predictions | None] = {}
     splits = ("validation", "test") if parts.config.evaluate_test else ("validation",)
     for split in splits:
         batches = parts.evaluation_batches(split)
         if batches is not None:
             metrics[split] = trainer.evaluate(batches, finished)
-            answers[split] = trainer.answers
+            predictions[split] = trainer.predictions
     images = trainer.step * parts.config.batch_size
     metrics |= {
         "epochs": len(trainer.history),
@@ -231,7 +231,7 @@ def _evaluate(
         "images_per_second": images / trainer.seconds["train"],
         "history": trainer.history,
     }
-    return metrics, answers
+    return metrics, predictions
 
 
 def _export(

@@ -301,7 +301,7 @@ class TestTimeAugmented(keras.Model):
 class Calibrated(keras.Model):
     """Divides the logits of a network by a temperature, above 0.
 
-    Above 1, probabilities are less sure; the most probable class stays the same.
+    Above 1, probabilities are less confident; the most probable class stays the same.
     Method: Guo et al., 2017, arXiv:1706.04599.
     """
 

@@ -27,7 +27,7 @@ _BATCH = 256  # images per call; more are no faster and need more memory,
 _BATCH_BYTES = 256 * 32 * 32 * 3  # as do large ones
 _FEW = 16  # images that one thread classifies as fast as all threads
 
-REJECT_ATYPICAL = 0.005  # of 1,000 images like those of the training, 5 are refused
+REJECT_ATYPICAL = 0.005  # of 1,000 images like those of the training, 5 are rejected
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from mnist_tf.errors import UserError
 from mnist_tf.nn.metrics import METRICS, Metric, MetricSet
-from mnist_tf.stats.mistakes import Answers
+from mnist_tf.stats.mistakes import Predictions
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -107,8 +107,8 @@ class Trainer:
       stopped: the reason given to `stop`, or "".
       running: whether `stop` would end the loop soon.
       metrics: the loss and the other metrics of the epoch so far.
-      answers: those that `evaluate` got last, in the order of the samples; None before.
-      validation_answers: the same of the last epoch's validation.
+      predictions: those of the last `evaluate`, in the order of the samples, or None.
+      validation_predictions: the same of the last epoch's validation.
       tracked: what `state` saves: objects with `variables`, by name. A subclass adds
         what it brings along, such as a second optimizer.
     """
@@ -143,8 +143,8 @@ class Trainer:
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.best_weights: list[np.ndarray] | None = None
-        self.answers: Answers | None = None
-        self.validation_answers: Answers | None = None
+        self.predictions: Predictions | None = None
+        self.validation_predictions: Predictions | None = None
         self.stopped = ""
         self.running = False
         self.seconds = dict.fromkeys(("trace", "train", "evaluate", "callbacks"), 0.0)
@@ -294,16 +294,18 @@ class Trainer:
     ) -> dict[str, float]:
         """Evaluates; raises `_StoppedError` if it is `stoppable` and was stopped."""
         clock = time.perf_counter()
-        iterator, answers = iter(batches), []
+        iterator, predictions = iter(batches), []
         with self.metrics.set_aside():
             with contextlib.suppress(tf.errors.OutOfRangeError):
                 while not (stoppable and self.stopped):
-                    answers.append(self._evaluate_batch(model, iterator))
+                    predictions.append(self._evaluate_batch(model, iterator))
             if stoppable and not self._agree_on(1):
                 raise _StoppedError
             results, samples = self.metrics.results(), self.metrics.samples()
-        classes, losses = ([part[kind] for part in answers] for kind in (0, 1))
-        self.answers = Answers(_joined(classes, np.int32), _joined(losses, np.float32))
+        classes, losses = ([part[kind] for part in predictions] for kind in (0, 1))
+        self.predictions = Predictions(
+            _joined(classes, np.int32), _joined(losses, np.float32)
+        )
         self.seconds["evaluate"] += time.perf_counter() - clock
         if not samples:
             raise UserError("there is nothing to evaluate; pass at least one batch")
@@ -544,11 +546,11 @@ class Trainer:
     def _evaluate_batch(
         self, model: keras.Model, iterator: tf.data.Iterator
     ) -> list[tf.Tensor]:
-        """Returns the answers, int32 [B], and their losses, float32 [B]."""
+        """Returns the predictions, int32 [B], and their losses, float32 [B]."""
         batch = next(iterator)
         step = functools.partial(self._evaluate_step, model)
-        answers = self.strategy.run(step, args=batch)
-        parts = [self.strategy.experimental_local_results(each) for each in answers]
+        predictions = self.strategy.run(step, args=batch)
+        parts = [self.strategy.experimental_local_results(each) for each in predictions]
         # A batch that is not divided goes to every replica as a whole.
         divided = isinstance(batch[0], tf.distribute.DistributedValues)
         return [tf.concat(part if divided else part[:1], 0) for part in parts]
@@ -582,7 +584,7 @@ class Trainer:
         try:
             if validation is not None:
                 results = self._evaluate(validation, self.model, stoppable=True)
-                self.validation_answers = self.answers
+                self.validation_predictions = self.predictions
                 validated = {f"validation_{key}": results[key] for key in results}
             row = {"epoch": epoch, "step": self.step, **metrics, **validated}
             self.history.append(row)

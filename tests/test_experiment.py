@@ -126,7 +126,7 @@ def reference(folder):
     return json.loads((folder / "config.json").read_text())["reference"]
 
 
-def test_the_reference_is_of_training_images_and_of_answers_for_validation(
+def test_the_reference_is_of_training_images_and_of_predictions_for_validation(
     finished, sample
 ):
     out = finished.model_dir
@@ -134,8 +134,8 @@ def test_the_reference_is_of_training_images_and_of_answers_for_validation(
     assert reference(out) == finished.description["reference"]
     rows, held_out = data.stratified_split(sample.train_labels, 0.1, Config().seed)
     images = sample.train_images
-    answers = Predictor(out).probabilities(images[held_out])
-    expected = drift.reference(images[rows], answers)
+    predictions = Predictor(out).probabilities(images[held_out])
+    expected = drift.reference(images[rows], predictions)
     for name in drift.INPUT_FEATURES:
         assert found[name] == expected[name]
     # LiteRT rounds otherwise.
@@ -145,7 +145,7 @@ def test_the_reference_is_of_training_images_and_of_answers_for_validation(
     )
 
 
-def test_without_validation_the_answers_are_those_for_training_images(run):
+def test_without_validation_the_predictions_are_those_for_training_images(run):
     found = run(validation_split=0.0).description["reference"]
     assert [sum(each["images"]) for each in found.values()] == [4500] * 4
 
@@ -240,7 +240,7 @@ def test_the_exported_model_is_calibrated_and_tells_what_is_typical(
     assert Predictor(tmp_path / "out").outputs(noise).typicality.max() < 0.005
 
 
-def test_calibrating_changes_no_weight_and_no_answer(run, tmp_path, sample):
+def test_calibrating_changes_no_weight_and_no_prediction(run, tmp_path, sample):
     calibrated = run(epochs=2)
     plain = run(epochs=2, calibrate=False, model_dir=str(tmp_path / "plain"))
     assert "calibration" not in plain.metrics

@@ -326,7 +326,7 @@ def test_two_replicas_compute_what_one_device_does(clipped):
         tf.config.set_logical_device_configuration(cpu, halves)
         from mnist_tf.dataloader import evaluation_batches, training_batches
         from tests.toy import STEPS, both_kinds, data, make_trainer, sequential
-        found, answers = [], []
+        found, predictions = [], []
         for devices in (["CPU:0"], ["CPU:0", "CPU:1"]):
             strategy = tf.distribute.MirroredStrategy(devices)
             regularizer = keras.regularizers.L2(0.1)
@@ -351,12 +351,12 @@ def test_two_replicas_compute_what_one_device_does(clipped):
             for row in trainer.history:
                 del row["images_per_second"]
             found.append(trainer.history)
-            answers.append(trainer.answers)
+            predictions.append(trainer.predictions)
         for one, two in zip(*found, strict=True):
             assert one.keys() > {"margin", "validation_top_3"}
             assert two == pytest.approx(one, rel=0.001), found
         assert found[0][0]["accuracy"] < found[0][0]["top_3"] < 1
-        one, two = answers  # in the order of the samples, on any number of devices
+        one, two = predictions  # in the order of the samples, on any number of devices
         assert one.classes.tolist() == two.classes.tolist()
         assert two.losses == pytest.approx(one.losses, rel=0.001)
     """
@@ -369,16 +369,18 @@ def test_two_replicas_compute_what_one_device_does(clipped):
 
 
 @pytest.mark.parametrize("batch_size", [1, 32, 70])
-def test_the_answers_of_an_evaluation_are_kept_in_order(batch_size):
+def test_the_predictions_of_an_evaluation_are_kept_in_order(batch_size):
     images, labels = data(70)
     trainer = make_trainer("cnn")
-    assert trainer.answers is None
+    assert trainer.predictions is None
     trainer.evaluate(evaluation_batches(images, labels, batch_size=batch_size))
     logits = trainer.model(images[..., np.newaxis])
-    assert trainer.answers.classes.dtype == np.int32
-    np.testing.assert_array_equal(trainer.answers.classes, np.argmax(logits, axis=1))
+    assert trainer.predictions.classes.dtype == np.int32
+    np.testing.assert_array_equal(
+        trainer.predictions.classes, np.argmax(logits, axis=1)
+    )
     losses = cross_entropy(labels, logits)
-    np.testing.assert_allclose(trainer.answers.losses, losses, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(trainer.predictions.losses, losses, rtol=1e-4, atol=1e-6)
 
 
 def test_callbacks_may_be_called_at_further_steps(plain):

@@ -21,11 +21,11 @@ from mnist_tf.cli import parsing
 from mnist_tf.errors import UserError, native_output_hidden, say, warn
 from mnist_tf.predictor import Predictor
 from mnist_tf.reports import (
-    answers,
     evaluation,
     folder,
     outsiders,
     paired,
+    predictions,
     report,
     robustness,
 )
@@ -92,8 +92,8 @@ def _define(values: flags.FlagValues) -> None:
         "robustness", False, "In the report, say how accuracy falls with noise, blur, "
         "shift, rotation, low contrast and, for digits, another pen.", **mine)
     flags.DEFINE_string(
-        "outsiders", "", "In the report, say how sure the model is of images of none "
-        "of its classes: a data set, or a directory of images.", **mine)
+        "outsiders", "", "In the report, tell how confident the model is of images of "
+        "none of its classes: a data set, or a directory of images.", **mine)
 # fmt: on
 
 
@@ -180,7 +180,7 @@ def _write(
     others: dict[str, Predictor],
     images: np.ndarray,
     labels: np.ndarray,
-    strangers: np.ndarray | None,
+    outsider_images: np.ndarray | None,
     title: str,
     about: dict[str, str],
 ) -> None:
@@ -189,7 +189,7 @@ def _write(
 
     def probabilities(batch: np.ndarray) -> np.ndarray:
         outputs = predictor.outputs(batch)
-        if strangers is not None and outputs.typicality is not None:
+        if outsider_images is not None and outputs.typicality is not None:
             typicality.append(outputs.typicality)
         return outputs.probabilities
 
@@ -205,11 +205,13 @@ def _write(
             )
         _print(title, found.evaluation, predictor)
         extras = Extras(
-            _compare(others, images, labels, found.answers),
+            _compare(others, images, labels, found.predicted),
             _worsen(predictor, images, labels) if values["robustness"] else (),
             None
-            if strangers is None
-            else _judge(predictor, found, typicality, values["outsiders"], strangers),
+            if outsider_images is None
+            else _judge(
+                predictor, found, typicality, values["outsiders"], outsider_images
+            ),
         )
         report.write(place, found, images, about, extras)
     say(f"the report is in {path}; open {Path(path) / report.PAGE}")
@@ -219,17 +221,19 @@ def _compare(
     others: dict[str, Predictor],
     images: np.ndarray,
     labels: np.ndarray,
-    answered: np.ndarray,
+    predicted: np.ndarray,
 ) -> list[paired.Comparison]:
-    """Compares the answers with those of other models and prints how they differ."""
+    """Compares the predictions with those of other models, prints the differences."""
     found = []
     for directory, other in others.items():
         second = np.empty(len(labels), np.int32)
         with _bar(len(images), directory) as bar:
-            for part, batch in answers.walk(other.probabilities, images, bar.update):
+            for part, batch in predictions.walk(
+                other.probabilities, images, bar.update
+            ):
                 second[part] = batch.argmax(axis=1)
         classes = len(other.labels)
-        found.append(paired.compare(directory, labels, answered, second, classes))
+        found.append(paired.compare(directory, labels, predicted, second, classes))
     if found:
         print(f"\n{paired.as_text(found, next(iter(others.values())).labels)}")
     return found
@@ -253,12 +257,12 @@ def _judge(
     found: Findings,
     typicality: list[np.ndarray],
     source: str,
-    strangers: np.ndarray,
+    outsider_images: np.ndarray,
 ) -> outsiders.Outsiders:
-    with _bar(len(strangers), "outsiders") as bar:
+    with _bar(len(outsider_images), "outsiders") as bar:
         return outsiders.measure(
             source,
-            strangers,
+            outsider_images,
             predictor.outputs,
             found.confidence,
             np.concatenate(typicality) if typicality else None,

@@ -99,7 +99,7 @@ def define_reject_atypical(values: flags.FlagValues, group: str) -> None:
     flags.DEFINE_float(
         "reject_atypical", REJECT_ATYPICAL, "Give no label to an image whose "
         "typicality is below this: of images like those of the training, this fraction "
-        "is refused. 0 refuses none.", 0.0, 1.0, flag_values=values, module_name=group,
+        "is rejected. 0 rejects none.", 0.0, 1.0, flag_values=values, module_name=group,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
     found = typicality.fit(training_features, labels, held_out_features)
     found(typicality.pooled(network.activations(images)))  # 0..1 for each image
 
-Top probabilities cannot say it: a network may be sure of noise. The distance of an
+Top probabilities cannot say it: a network may be confident of noise. The distance of an
 image is that of its features from the nearest class, in units of the spread within
 classes (the Mahalanobis distance with one covariance for all classes). Method: Lee et
 al., 2018, arXiv:1807.03888, with the features of all stages side by side, and without

@@ -16,7 +16,7 @@ class Extras:
     Attributes:
       comparisons: with other models on the same images.
       robustness: the accuracy on images that were made worse.
-      outsiders: the answers to images of none of the classes.
+      outsiders: the predictions for images of none of the classes.
     """
 
     comparisons: Sequence[Comparison] = ()

@@ -1,4 +1,4 @@
-"""All figures of a report, from the answers of a network."""
+"""All figures of a report, from the predictions of a network."""
 
 import dataclasses
 import math
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from mnist_tf.reports import evaluation, label_errors, selection, statistics
-from mnist_tf.reports.answers import Answers
 from mnist_tf.reports.evaluation import Evaluation
+from mnist_tf.reports.predictions import LabelledPredictions
 from mnist_tf.reports.selection import RiskCoverage, Selection
 from mnist_tf.reports.statistics import ClassRates, Rate
 from mnist_tf.stats import calibration, mistakes
@@ -18,7 +18,7 @@ from mnist_tf.stats.calibration import Calibration
 TARGETS = (0.99, 0.995, 0.999)
 
 _TOP = (1, 2, 3, 5)
-_SHOWN = 60  # mistakes, and answers that are least sure
+_SHOWN = 60  # mistakes, and predictions that are least confident
 _LISTED = 1000  # suspicious labels
 _CELLS = 150  # of the confusion matrix, that have pictures
 _PER_CELL = 12  # pictures
@@ -28,11 +28,11 @@ _FITTED = 2**18  # probabilities, at most, that a temperature is fitted on
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One image and its answer; label and answer are indices of classes."""
+    """One image and its prediction; label and prediction are indices of classes."""
 
     index: int
     label: int
-    answer: int
+    prediction: int
     probability: float
     of_label: float
 
@@ -43,7 +43,7 @@ class Case:
 
     @property
     def score(self) -> float:
-        """How suspicious the label is, 0..1: the normalised margin of the answer."""
+        """How suspicious the label is, 0..1: the margin of the prediction over it."""
         return self.probability - self.of_label
 
 
@@ -62,15 +62,15 @@ class Findings:
         temperature that is best for the images in between.
       temperatures: these two temperatures.
       selections: by target, the rejection that reaches it; None if none does.
-      curve: wrong answers, as more images are answered.
+      curve: wrong predictions, as more images are accepted.
       joint: the confident joint of labels, int64 [C, C].
       label_errors: how many labels are probably wrong, by it.
       suspicious: the images whose labels are most suspicious, the worst first.
       worst: the images of the largest loss, the worst first.
-      least_sure: right answers of the lowest probability, the lowest first.
-      cells: by (label, answer), images that are counted there: right answers from the
-        least sure, wrong ones from the surest.
-      answers: int32 [n], the class that each image is answered with.
+      least_confident: correct predictions of the lowest probability, the lowest first.
+      cells: by (label, prediction), images that are counted there: correct ones from
+        the least confident, wrong ones from the most confident.
+      predicted: int32 [n], the class that is predicted for each image.
       confidence: float32 [n], its probability.
     """
 
@@ -88,9 +88,9 @@ class Findings:
     label_errors: float
     suspicious: Sequence[Case]
     worst: Sequence[Case]
-    least_sure: Sequence[Case]
+    least_confident: Sequence[Case]
     cells: Mapping[tuple[int, int], Sequence[Case]]
-    answers: np.ndarray
+    predicted: np.ndarray
     confidence: np.ndarray
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Findings:
                 {
                     "label": name,
                     "images": found.images,
-                    "answers": found.answers,
+                    "predictions": found.predictions,
                     "precision": _rate(found.precision),
                     "recall": _rate(found.recall),
                     "f1": _rate(found.f1),
@@ -138,37 +138,40 @@ class Findings:
                 {**self.named(case), "probability": case.probability, "loss": case.loss}
                 for case in self.worst
             ],
-            "least_sure": [
+            "least_confident": [
                 {**self.named(case), "probability": case.probability}
-                for case in self.least_sure
+                for case in self.least_confident
             ],
         }
 
     def named(self, case: Case) -> dict[str, Any]:
-        """Returns the index of a case and the names of its label and answer."""
-        names = {"label": self.names[case.label], "answer": self.names[case.answer]}
+        """Returns the index of a case and the names of its label and prediction."""
+        names = {
+            "label": self.names[case.label],
+            "prediction": self.names[case.prediction],
+        }
         return {"index": case.index, **names}
 
     def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns confidence, coverage and risk of at most 200 points of the curve."""
-        last = len(self.curve.answered) - 1
+        last = len(self.curve.accepted) - 1
         chosen = np.unique(np.linspace(0, last, _POINTS).round().astype(np.int64))
         found = self.curve.confidence, self.curve.coverage, self.curve.risk
         return found[0][chosen], found[1][chosen], found[2][chosen]
 
 
-def find(answers: Answers, names: tuple[str, ...]) -> Findings:
+def find(predictions: LabelledPredictions, names: tuple[str, ...]) -> Findings:
     """Computes the figures of a report.
 
     Args:
-      answers: the answers to at least one image.
+      predictions: the predictions for at least one image.
       names: the name of each class.
     """
-    before, thresholds, places, temperatures = _first_pass(answers)
-    after, joint, counts = _second_pass(answers, thresholds, temperatures)
+    before, thresholds, places, temperatures = _first_pass(predictions)
+    after, joint, counts = _second_pass(predictions, thresholds, temperatures)
     found = evaluation.of_counts(counts, before.loss)
     images = found.images
-    curve = selection.risk_coverage(answers.confidence, answers.right)
+    curve = selection.risk_coverage(predictions.confidence, predictions.correct)
     return Findings(
         names=names,
         evaluation=found,
@@ -176,7 +179,7 @@ def find(answers: Answers, names: tuple[str, ...]) -> Findings:
         top_k={
             k: statistics.rate(int(places[:k].sum()), images)
             for k in _TOP
-            if k < answers.classes
+            if k < predictions.classes
         },
         classes=statistics.class_rates(counts),
         before=before,
@@ -186,37 +189,37 @@ def find(answers: Answers, names: tuple[str, ...]) -> Findings:
         curve=curve,
         joint=joint,
         label_errors=label_errors.estimated_errors(joint, counts.sum(axis=1)),
-        suspicious=_suspicious(answers),
-        worst=_worst(answers),
-        least_sure=_least_sure(answers),
-        cells=_cells(answers, counts),
-        answers=answers.answers,
-        confidence=answers.confidence,
+        suspicious=_suspicious(predictions),
+        worst=_worst(predictions),
+        least_confident=_least_confident(predictions),
+        cells=_cells(predictions, counts),
+        predicted=predictions.predicted,
+        confidence=predictions.confidence,
     )
 
 
 def _first_pass(
-    answers: Answers,
+    predictions: LabelledPredictions,
 ) -> tuple[Calibration, np.ndarray, np.ndarray, tuple[float, float]]:
     """Calibration, thresholds of labels, ranks of labels, and both temperatures."""
     before = Calibration()
-    thresholds = label_errors.LabelThresholds(answers.classes)
-    places = np.zeros(answers.classes, np.int64)
-    step = -(-len(answers) * answers.classes // (2 * _FITTED))  # rounded up
+    thresholds = label_errors.LabelThresholds(predictions.classes)
+    places = np.zeros(predictions.classes, np.int64)
+    step = -(-len(predictions) * predictions.classes // (2 * _FITTED))  # rounded up
     kept: list[list[np.ndarray]] = [[], []]
-    for part, probabilities in answers.batches():
-        labels = answers.labels[part]
+    for part, probabilities in predictions.batches():
+        labels = predictions.labels[part]
         before.add(probabilities, labels)
         thresholds.add(probabilities, labels)
         ranks = statistics.ranks(probabilities, labels)
-        places += np.bincount(ranks, minlength=answers.classes)
+        places += np.bincount(ranks, minlength=predictions.classes)
         index = np.arange(part.start, part.stop)
         for half in (0, 1):
             chosen = (index % 2 == half) & (index // 2 % step == 0)
             kept[half].append(probabilities[chosen])
     found = []
     for half in (1, 0):  # each is scaled by the temperature of the other
-        labels = answers.labels[half::2][::step]
+        labels = predictions.labels[half::2][::step]
         probabilities = np.concatenate(kept[half])
         # Of a single image, one half is empty.
         best = calibration.best_temperature(probabilities, labels) if len(labels) else 1
@@ -225,38 +228,42 @@ def _first_pass(
 
 
 def _second_pass(
-    answers: Answers, thresholds: np.ndarray, temperatures: tuple[float, float]
+    predictions: LabelledPredictions,
+    thresholds: np.ndarray,
+    temperatures: tuple[float, float],
 ) -> tuple[Calibration, np.ndarray, np.ndarray]:
     """Calibration after scaling, the confident joint, and the confusion matrix."""
-    after, classes = Calibration(), answers.classes
+    after, classes = Calibration(), predictions.classes
     joint = np.zeros((classes, classes), np.int64)
     counts = np.zeros((classes, classes), np.int64)
-    for part, probabilities in answers.batches():
-        labels = answers.labels[part]
+    for part, probabilities in predictions.batches():
+        labels = predictions.labels[part]
         for half, temperature in enumerate(temperatures):
             chosen = np.arange(part.start, part.stop) % 2 == half
             scaled = calibration.scaled(probabilities[chosen], temperature)
             after.add(scaled, labels[chosen])
         confident = label_errors.confident(probabilities, thresholds)
         joint += label_errors.joint(labels, confident, classes)
-        counts += mistakes.count(labels, answers.answers[part], classes)
+        counts += mistakes.count(labels, predictions.predicted[part], classes)
     return after, joint, counts
 
 
-def _suspicious(answers: Answers) -> list[Case]:
-    wrong = _indices(~answers.right)
-    margin = answers.of_label[wrong] - answers.confidence[wrong]
-    return _cases(answers, _smallest(wrong, margin, _LISTED))
+def _suspicious(predictions: LabelledPredictions) -> list[Case]:
+    wrong = _indices(~predictions.correct)
+    margin = predictions.of_label[wrong] - predictions.confidence[wrong]
+    return _cases(predictions, _smallest(wrong, margin, _LISTED))
 
 
-def _worst(answers: Answers) -> list[Case]:
-    wrong = _indices(~answers.right)
-    return _cases(answers, _smallest(wrong, answers.of_label[wrong], _SHOWN))
+def _worst(predictions: LabelledPredictions) -> list[Case]:
+    wrong = _indices(~predictions.correct)
+    return _cases(predictions, _smallest(wrong, predictions.of_label[wrong], _SHOWN))
 
 
-def _least_sure(answers: Answers) -> list[Case]:
-    right = _indices(answers.right)
-    return _cases(answers, _smallest(right, answers.confidence[right], _SHOWN))
+def _least_confident(predictions: LabelledPredictions) -> list[Case]:
+    correct = _indices(predictions.correct)
+    return _cases(
+        predictions, _smallest(correct, predictions.confidence[correct], _SHOWN)
+    )
 
 
 def _indices(chosen: np.ndarray) -> np.ndarray:
@@ -277,26 +284,26 @@ def _smallest(indices: np.ndarray, keys: np.ndarray, most: int) -> np.ndarray:
 
 
 def _cells(
-    answers: Answers, counts: np.ndarray
+    predictions: LabelledPredictions, counts: np.ndarray
 ) -> Mapping[tuple[int, int], Sequence[Case]]:
     """Images behind the cells of the confusion matrix that count the most."""
     shown = [cell for cell in _largest(counts) if counts[cell]]
     found = {}
     for label in sorted({label for label, _ in shown}):
-        of_label = np.flatnonzero(answers.labels == label)
-        given = answers.answers[of_label]
-        for _, answer in sorted(cell for cell in shown if cell[0] == label):
-            indices = of_label[given == answer]
-            keys = answers.confidence[indices]
-            if label != answer:
+        of_label = np.flatnonzero(predictions.labels == label)
+        given = predictions.predicted[of_label]
+        for _, prediction in sorted(cell for cell in shown if cell[0] == label):
+            indices = of_label[given == prediction]
+            keys = predictions.confidence[indices]
+            if label != prediction:
                 keys = -keys
             best = _smallest(indices, keys, _PER_CELL)
-            found[label, answer] = _cases(answers, best)
+            found[label, prediction] = _cases(predictions, best)
     return found
 
 
 def _largest(counts: np.ndarray) -> list[tuple[int, int]]:
-    """The cells to show: wrong answers first, then the largest counts."""
+    """The cells to show: wrong predictions first, then the largest counts."""
     off = counts.copy()
     np.fill_diagonal(off, 0)
     order = np.lexsort((-counts.ravel(), -off.ravel()))[:_CELLS]
@@ -304,14 +311,14 @@ def _largest(counts: np.ndarray) -> list[tuple[int, int]]:
     return list(zip(rows.tolist(), columns.tolist(), strict=True))
 
 
-def _cases(answers: Answers, indices: np.ndarray) -> list[Case]:
+def _cases(predictions: LabelledPredictions, indices: np.ndarray) -> list[Case]:
     return [
         Case(
             int(index),
-            int(answers.labels[index]),
-            int(answers.answers[index]),
-            float(answers.confidence[index]),
-            float(answers.of_label[index]),
+            int(predictions.labels[index]),
+            int(predictions.predicted[index]),
+            float(predictions.confidence[index]),
+            float(predictions.of_label[index]),
         )
         for index in indices
     ]

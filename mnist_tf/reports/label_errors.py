@@ -8,7 +8,7 @@ import numpy as np
 
 
 class LabelThresholds:
-    """How sure a network is of each class where the label says it, batch by batch.
+    """How confident a network is of each class where the label says it, batch by batch.
 
     Args:
       classes: number of classes.

@@ -11,10 +11,10 @@ from mnist_tf import data
 from mnist_tf.data import Preprocessing, images
 from mnist_tf.errors import UserError, unknown_name
 from mnist_tf.predictor import REJECT_ATYPICAL, Outputs
-from mnist_tf.reports import answers, statistics
+from mnist_tf.reports import predictions, statistics
 from mnist_tf.reports.selection import Selection
 
-_SHOWN = 20  # outsiders, the surest
+_SHOWN = 20  # outsiders, the most confident
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Typicality:
 
     Attributes:
       auroc: probability that an image of the classes has a higher one than an outsider.
-      refused: fraction of the outsiders that `--reject_atypical` refuses by default.
-      own_refused: fraction of the images of the classes that it refuses.
+      rejected: fraction of the outsiders that `--reject_atypical` rejects by default.
+      own_rejected: fraction of the images of the classes that it rejects.
     """
 
     auroc: float
-    refused: float
-    own_refused: float
+    rejected: float
+    own_rejected: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +42,9 @@ class Outsiders:
       auroc: probability that an image of the classes has a higher one than an outsider
         (Hendrycks and Gimpel, arXiv:1610.02136).
       mean: mean of the highest probability of outsiders.
-      refused: by target, the fraction of outsiders that its `--reject_below` refuses.
-      surest: (index, class, probability) of the surest answers, the surest first.
+      rejected: by target, the fraction of outsiders that its `--reject_below` rejects.
+      most_confident: (index, class, probability) of the predictions with the highest
+        probability, the highest first.
       pictures: uint8 [H, W(, 3)], the images of these.
       typicality: how the typicality tells them; None if the model does not have it.
     """
@@ -52,8 +53,8 @@ class Outsiders:
     images: int
     auroc: float
     mean: float
-    refused: Mapping[float, float]
-    surest: Sequence[tuple[int, int, float]]
+    rejected: Mapping[float, float]
+    most_confident: Sequence[tuple[int, int, float]]
     pictures: Sequence[np.ndarray]
     typicality: "Typicality | None" = None
 
@@ -65,9 +66,9 @@ class Outsiders:
             "auroc": self.auroc,
             "mean_probability": self.mean,
             "typicality": self.typicality and dataclasses.asdict(self.typicality),
-            "refused": [
+            "rejected": [
                 {"target": target, "fraction": fraction}
-                for target, fraction in self.refused.items()
+                for target, fraction in self.rejected.items()
             ],
         }
 
@@ -116,11 +117,11 @@ def measure(
       progress: called with the number of images of each batch that is done.
     """
     highest = np.empty(len(found), np.float32)
-    answered = np.empty(len(found), np.int32)
+    predicted = np.empty(len(found), np.int32)
     typical = np.empty(len(found), np.float32)
-    for part, batch in answers.walk(outputs, found, progress):
+    for part, batch in predictions.walk(outputs, found, progress):
         highest[part] = batch.probabilities.max(axis=1)
-        answered[part] = batch.probabilities.argmax(axis=1)
+        predicted[part] = batch.probabilities.argmax(axis=1)
         if batch.typicality is not None:
             typical[part] = batch.typicality
     order = np.argsort(-highest, kind="stable")[:_SHOWN]
@@ -134,7 +135,7 @@ def measure(
             for target, selection in selections.items()
             if selection is not None
         },
-        [(int(i), int(answered[i]), float(highest[i])) for i in order],
+        [(int(i), int(predicted[i]), float(highest[i])) for i in order],
         [found[index] for index in order],
         None
         if typicality is None

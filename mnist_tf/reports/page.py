@@ -21,7 +21,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _MATRIX = 20  # classes whose confusion matrix fits on a page as a table
 _SUSPICIOUS = 60  # labels shown; report.json has more
 _DASH = "\N{EN DASH}"
-_PAIRED = 40  # images that only one of two models gets right
+_PAIRED = 40  # images that only one of two models predicts correctly
 _COARSE = 56  # pixels; larger pictures are smoothed when they are enlarged
 
 
@@ -38,7 +38,7 @@ class Cell:
     """A cell of the confusion matrix: what is counted there, and some of it."""
 
     label: int
-    answer: int
+    prediction: int
     count: int
     fraction: float
     shown: Sequence[Shown]
@@ -51,12 +51,12 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """An image that only one of two models gets right, with its picture."""
+    """An image that only one of two models predicts correctly, with its picture."""
 
     index: int
     label: int
-    answer: int
-    other_answer: int
+    prediction: int
+    other_prediction: int
     picture: str
 
 
@@ -106,12 +106,12 @@ def render(
         matrix=_matrix(found) if matrix else None,
         cells=_cells(found, with_pictures),
         worst=with_pictures(found.worst),
-        least_sure=with_pictures(found.least_sure),
+        least_confident=with_pictures(found.least_confident),
         suspicious=with_pictures(found.suspicious[:_SUSPICIOUS]),
         against=[(each, *_pairs(each, found, images)) for each in extras.comparisons],
         robustness=_robustness(extras.robustness),
         outsiders=extras.outsiders,
-        strangers=_strangers(extras.outsiders),
+        outsiders_shown=_outsiders(extras.outsiders),
         coarse=max(images.shape[1:3]) <= _COARSE,
         drawn={
             name: {
@@ -126,21 +126,24 @@ def render(
 def _cells(
     found: Findings, with_pictures: Callable[[Sequence[Case]], list[Shown]]
 ) -> list[Cell]:
-    """The cells that have pictures: the most frequent mistakes, then right answers."""
+    """Cells with pictures: mistakes, the most frequent first, then the diagonal."""
     cells = [
-        _cell(found, label, answer, with_pictures(cases))
-        for (label, answer), cases in found.cells.items()
+        _cell(found, label, prediction, with_pictures(cases))
+        for (label, prediction), cases in found.cells.items()
     ]
-    return sorted(cells, key=lambda cell: (cell.label == cell.answer, -cell.count))
+    return sorted(cells, key=lambda cell: (cell.label == cell.prediction, -cell.count))
 
 
 def _pairs(
     comparison: Comparison, found: Findings, images: np.ndarray
 ) -> tuple[list[Pair], list[Pair]]:
-    """Images that only the model gets right, and those that only the other does."""
+    """Images that only the model predicts correctly, and that only the other does."""
 
     def shown(index: int) -> Pair:
-        mine, other = int(found.answers[index]), int(comparison.other_answers[index])
+        mine, other = (
+            int(found.predicted[index]),
+            int(comparison.other_predictions[index]),
+        )
         label = mine if index in only else other
         return Pair(index, label, mine, other, pictures.thumbnail(images[index]))
 
@@ -159,13 +162,14 @@ def _robustness(outcomes: Sequence[Outcome]) -> dict[str, list[tuple[Outcome, st
     return found
 
 
-def _strangers(outsiders: Outsiders | None) -> list[tuple[int, int, float, str]]:
-    """Index, answer, probability and picture of the outsiders with a sure answer."""
+def _outsiders(outsiders: Outsiders | None) -> list[tuple[int, int, float, str]]:
+    """Index, prediction, probability and picture of the most confident outsiders."""
     if outsiders is None:
         return []
     shown = map(pictures.thumbnail, outsiders.pictures)
     return [
-        (*each, picture) for each, picture in zip(outsiders.surest, shown, strict=True)
+        (*each, picture)
+        for each, picture in zip(outsiders.most_confident, shown, strict=True)
     ]
 
 
@@ -179,14 +183,15 @@ def _spread(indices: np.ndarray) -> list[int]:
 def _matrix(found: Findings) -> list[list[Cell]]:
     classes = range(len(found.names))
     return [
-        [_cell(found, label, answer, ()) for answer in classes] for label in classes
+        [_cell(found, label, prediction, ()) for prediction in classes]
+        for label in classes
     ]
 
 
-def _cell(found: Findings, label: int, answer: int, shown: Sequence[Shown]) -> Cell:
+def _cell(found: Findings, label: int, prediction: int, shown: Sequence[Shown]) -> Cell:
     counts = found.evaluation.confusion
-    count, total = int(counts[label, answer]), int(counts[label].sum())
-    return Cell(label, answer, count, count / total if total else 0.0, shown)
+    count, total = int(counts[label, prediction]), int(counts[label].sum())
+    return Cell(label, prediction, count, count / total if total else 0.0, shown)
 
 
 def _percent(value: float, decimals: int = 2) -> str:

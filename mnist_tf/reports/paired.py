@@ -1,4 +1,4 @@
-"""Two models on the same images: which is right more often, and where they differ."""
+"""Two models on the same images: which is correct more often, and where they differ."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from mnist_tf.reports import statistics
 from mnist_tf.reports.statistics import Difference
 
 _CLAIMED = 0.05  # the p-value below which a difference is claimed
-_SHOWN = 20  # images that only one gets right
+_SHOWN = 20  # images that only one predicts correctly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Comparison:
       other_accuracy: of the other one.
       whole: the difference over all images.
       classes: that over the images with each label, [C]; None without images.
-      only_first: int64 [k], the images that only the model gets right, in order.
-      only_second: int64 [m], those that only the other gets right.
-      other_answers: int32 [n], the classes that the other answers.
+      only_first: int64 [k], images that only the model predicts correctly, in order.
+      only_second: int64 [m], those that only the other does.
+      other_predictions: int32 [n], the classes that the other predicts.
     """
 
     other: str
@@ -35,7 +35,7 @@ class Comparison:
     classes: Sequence[Difference | None]
     only_first: np.ndarray
     only_second: np.ndarray
-    other_answers: np.ndarray
+    other_predictions: np.ndarray
 
     @property
     def differ(self) -> bool:
@@ -48,7 +48,7 @@ class Comparison:
         if not self.differ:
             return "no difference may be claimed"
         more = "more" if self.whole.value > 0 else "less"
-        return f"the model is right {more} often than {self.other}"
+        return f"the model is correct {more} often than {self.other}"
 
     def as_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """Returns the figures as JSON types."""
@@ -68,31 +68,31 @@ class Comparison:
 def compare(
     other: str, labels: np.ndarray, first: np.ndarray, second: np.ndarray, classes: int
 ) -> Comparison:
-    """Compares the answers of two models to the same images.
+    """Compares the predictions of two models for the same images.
 
     Args:
       other: the directory of the second model.
       labels: int [n], n at least 1.
-      first: int [n], the classes that the first model answers.
-      second: int [n], those that the second answers.
+      first: int [n], the classes that the first model predicts.
+      second: int [n], those that the second predicts.
       classes: C.
     """
-    right, other_right = first == labels, second == labels
+    correct, other_correct = first == labels, second == labels
     by_class = []
     for index in range(classes):
         chosen = labels == index
         found = None
         if chosen.any():
-            found = statistics.difference(right[chosen], other_right[chosen])
+            found = statistics.difference(correct[chosen], other_correct[chosen])
         by_class.append(found)
     return Comparison(
         other,
-        float(right.mean()),
-        float(other_right.mean()),
-        statistics.difference(right, other_right),
+        float(correct.mean()),
+        float(other_correct.mean()),
+        statistics.difference(correct, other_correct),
         by_class,
-        np.flatnonzero(right & ~other_right),
-        np.flatnonzero(other_right & ~right),
+        np.flatnonzero(correct & ~other_correct),
+        np.flatnonzero(other_correct & ~correct),
         second,
     )
 
@@ -115,8 +115,8 @@ def as_text(comparisons: Sequence[Comparison], names: Sequence[str]) -> str:
         ]
         lines += _table([head, *rows])
         lines += [
-            f"only the model is right    {_listed(found.only_first)}",
-            f"only the other is right    {_listed(found.only_second)}",
+            f"only the model is correct    {_listed(found.only_first)}",
+            f"only the other is correct    {_listed(found.only_second)}",
         ]
     return "\n".join(lines)
 
@@ -158,7 +158,7 @@ def _figures(found: Difference) -> dict[str, Any]:
         "difference": found.value,
         "interval": list(found.interval),
         "p": found.p,
-        "only_this_right": found.only_first,
-        "only_other_right": found.only_second,
+        "only_this_correct": found.only_first,
+        "only_other_correct": found.only_second,
         "images": found.images,
     }

@@ -72,10 +72,10 @@ def heat_map(
     base = theme.background or ("#ffffff00" if theme is LIGHT else "#00000000")
     colors = LinearSegmentedColormap.from_list("heat", [base, theme.accent])
     fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    # A few mistakes among thousands of right answers are to be seen, too.
+    # A few mistakes among thousands of correct predictions are to be seen, too.
     norm = PowerNorm(0.3, vmin=0, vmax=1)
     picture = axes.imshow(fractions, cmap=colors, norm=norm)
-    axes.set(xlabel="answer", ylabel="label")
+    axes.set(xlabel="prediction", ylabel="label")
     if len(counts) <= _FEW:
         shown = [as_text(name) for name in names]
         turn = 0 if max(map(len, shown)) < 3 else 45
@@ -125,7 +125,7 @@ def reliability(found: Findings, theme: Theme) -> "Figure":
     panels[0, 0].set_ylabel("accuracy")
     panels[1, 0].set_ylabel("images")
     for axes in panels[1]:
-        axes.set_xlabel("probability of the answer")
+        axes.set_xlabel("probability of the prediction")
     for axes in panels.flat:
         color(axes, theme)
     figure.align_ylabels()
@@ -133,7 +133,7 @@ def reliability(found: Findings, theme: Theme) -> "Figure":
 
 
 def risk(found: Findings, theme: Theme) -> "Figure":
-    """Draws the wrong fraction of the answers against the answered fraction.
+    """Draws the wrong fraction of the predictions against the accepted fraction.
 
     Raises:
       ModuleNotFoundError: matplotlib is not installed.
@@ -157,7 +157,7 @@ def risk(found: Findings, theme: Theme) -> "Figure":
             clip_on=False,
         )
         axes.annotate(
-            f"{target * 100:g}% right",
+            f"{target * 100:g}% accuracy",
             (selection.coverage, wrong),
             xytext=(-8, 8),
             textcoords="offset points",
@@ -167,7 +167,7 @@ def risk(found: Findings, theme: Theme) -> "Figure":
         )
     # Where nothing is wrong, there is nothing to see.
     start = float(coverage[risk > 0].min(initial=1.0))
-    axes.set(xlabel="answered images", ylabel="wrong answers")
+    axes.set(xlabel="accepted images", ylabel="wrong predictions")
     axes.set_xlim(np.floor(start * 10 - 0.5).clip(0) / 10, 1)
     axes.set_ylim(0, max(0.001, float(risk[coverage > 0.02].max(initial=0)) * 1.15))
     axes.xaxis.set_major_formatter(PercentFormatter(1))
@@ -185,9 +185,10 @@ def _reliability(
     filled = np.flatnonzero(found.images)
     confidence, accuracy = found.confidence[filled], found.accuracy[filled]
     images = found.images[filled]
-    right = (accuracy * images).round().astype(int)
+    correct = (accuracy * images).round().astype(int)
     ends = [
-        wilson(int(hits), int(total)) for hits, total in zip(right, images, strict=True)
+        wilson(int(hits), int(total))
+        for hits, total in zip(correct, images, strict=True)
     ]
     errors = [
         [max(0.0, value - low) for value, (low, _) in zip(accuracy, ends, strict=True)],

@@ -9,10 +9,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from mnist_tf.reports import answers, curves, findings, plots
-from mnist_tf.reports.answers import Batch
+from mnist_tf.reports import curves, findings, plots, predictions
 from mnist_tf.reports.extras import Extras
 from mnist_tf.reports.findings import Findings
+from mnist_tf.reports.predictions import Batch
 from mnist_tf.stats.calibration import SMALLEST
 
 PAGE, ROWS, FIGURES = "index.html", "predictions.csv", "report.json"
@@ -52,9 +52,11 @@ def find(
         tempfile.TemporaryFile(dir=folder) as scratch,
         (folder / ROWS).open("w", encoding="utf-8", newline="") as rows,
     ):
-        batches = answers.walk(probabilities, images, progress)
+        batches = predictions.walk(probabilities, images, progress)
         written = _with_rows(batches, labels, names, rows)
-        return findings.find(answers.collect(written, labels, scratch), tuple(names))
+        return findings.find(
+            predictions.collect(written, labels, scratch), tuple(names)
+        )
 
 
 def write(
@@ -94,7 +96,7 @@ def _with_rows(
     """Writes a row for each image that passes by."""
     writer = csv.writer(file, lineterminator="\n")
     heads = [f"probability_{name}" for name in names]
-    writer.writerow(["index", "label", "answer", *heads, "loss"])
+    writer.writerow(["index", "label", "prediction", *heads, "loss"])
     for part, probabilities in batches:
         of_label = probabilities[np.arange(len(probabilities)), labels[part]]
         loss = -np.log(np.maximum(of_label.astype(np.float64), SMALLEST))
@@ -107,8 +109,14 @@ def _with_rows(
             strict=True,
         )
         writer.writerows(
-            [index, names[label], names[answer], *map(_short, row), _short(each + 0.0)]
-            for index, label, answer, row, each in rows
+            [
+                index,
+                names[label],
+                names[prediction],
+                *map(_short, row),
+                _short(each + 0.0),
+            ]
+            for index, label, prediction, row, each in rows
         )
         yield part, probabilities
 

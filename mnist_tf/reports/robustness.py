@@ -106,8 +106,8 @@ def _outcome(
     images: np.ndarray,
     labels: np.ndarray,
 ) -> Outcome:
-    right = int((probabilities(images).argmax(axis=1) == labels).sum())
-    accuracy = statistics.rate(right, len(labels))
+    correct = int((probabilities(images).argmax(axis=1) == labels).sum())
+    accuracy = statistics.rate(correct, len(labels))
     return Outcome(kind, strength, len(labels), accuracy, images[0])
 
 

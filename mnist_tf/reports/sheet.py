@@ -135,13 +135,13 @@ def _draw_worst(figure: "Figure", mistakes: Mistakes, split: str) -> None:
         axes.imshow(mistakes.images[index], cmap="gray", vmin=0, vmax=255)
         axes.set_anchor("SW")
         axes.axis("off")
-        label, answer = (
+        label, prediction = (
             as_text(mistakes.names[each[index]])
-            for each in (mistakes.labels, mistakes.answers)
+            for each in (mistakes.labels, mistakes.predictions)
         )
         loss = f"loss {mistakes.losses[index]:.2f}"
         _write(figure, f"label {label}", left, top + 1.38, size=9)
-        _write(figure, f"answer {answer}", left, top + 1.55, size=9)
+        _write(figure, f"prediction {prediction}", left, top + 1.55, size=9)
         _write(figure, loss, left, top + 1.72, size=9, quiet=True)
 
 

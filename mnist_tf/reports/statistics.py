@@ -1,4 +1,4 @@
-"""What counts of right and wrong answers say of a classifier: rates and intervals.
+"""What counts of correct predictions say of a classifier: rates and intervals.
 
 All intervals are of 95%. NumPy is all that this needs.
 """
@@ -32,14 +32,14 @@ class ClassRates:
 
     Attributes:
       images: number of images with this label.
-      answers: number of images that are answered with it.
-      precision: right fraction of the answers.
-      recall: right fraction of the images.
-      f1: harmonic mean of both; 0 if no answer is right.
+      predictions: number of images that are predicted to be of the class.
+      precision: correct fraction of the predictions.
+      recall: correct fraction of the images.
+      f1: harmonic mean of both; 0 if no prediction is correct.
     """
 
     images: int
-    answers: int
+    predictions: int
     precision: Rate
     recall: Rate
     f1: Rate
@@ -47,14 +47,14 @@ class ClassRates:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """By how much one classifier is right more often than another, on the same images.
+    """How much more often one classifier is correct than another, on the same images.
 
     Attributes:
       value: accuracy of the first less that of the second.
       interval: its 95% interval.
       p: of McNemar's test, that a difference of this size comes by chance.
-      only_first: number of images that only the first gets right.
-      only_second: number of images that only the second gets right.
+      only_first: number of images that only the first predicts correctly.
+      only_second: number of images that only the second predicts correctly.
       images: number of images.
     """
 
@@ -66,7 +66,7 @@ class Difference:
     images: int
 
 
-def wilson(right: int, total: int) -> Interval:
+def wilson(correct: int, total: int) -> Interval:
     """Returns the 95% interval of a fraction.
 
     Wilson's score interval (J. Am. Stat. Assoc. 22:209-212, 1927), without continuity
@@ -74,20 +74,20 @@ def wilson(right: int, total: int) -> Interval:
     """
     if not total:
         return 0.0, 1.0
-    fraction = right / total
+    fraction = correct / total
     scale = 1 + _Z**2 / total
     middle = (fraction + _Z**2 / (2 * total)) / scale
     spread = fraction * (1 - fraction) / total + _Z**2 / (4 * total**2)
     half = _Z * math.sqrt(spread) / scale
     # The ends are exact there; rounding is not.
-    low = 0.0 if right == 0 else max(0.0, middle - half)
-    high = 1.0 if right == total else min(1.0, middle + half)
+    low = 0.0 if correct == 0 else max(0.0, middle - half)
+    high = 1.0 if correct == total else min(1.0, middle + half)
     return low, high
 
 
-def rate(right: int, total: int) -> Rate:
+def rate(correct: int, total: int) -> Rate:
     """Returns a fraction with Wilson's interval."""
-    return Rate(right / total if total else math.nan, wilson(right, total))
+    return Rate(correct / total if total else math.nan, wilson(correct, total))
 
 
 def ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -113,19 +113,22 @@ def class_rates(confusion: np.ndarray) -> list[ClassRates]:
     Kirielle, Machine Learning 110:451-456, 2021).
 
     Args:
-      confusion: int [C, C], number of images by label (row) and answer (column).
+      confusion: int [C, C], number of images by label (row) and prediction (column).
     """
     found = []
     for index in range(len(confusion)):
-        right = int(confusion[index, index])
-        images, answers = int(confusion[index].sum()), int(confusion[:, index].sum())
+        correct = int(confusion[index, index])
+        images, predictions = (
+            int(confusion[index].sum()),
+            int(confusion[:, index].sum()),
+        )
         found.append(
             ClassRates(
                 images,
-                answers,
-                rate(right, answers),
-                rate(right, images),
-                _f1(rate(right, images + answers - right)),
+                predictions,
+                rate(correct, predictions),
+                rate(correct, images),
+                _f1(rate(correct, images + predictions - correct)),
             )
         )
     return found
@@ -151,7 +154,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """Returns the p-value of McNemar's exact test, two-sided.
 
     The probability that two equally good classifiers differ as much: of the images
-    that only one gets right, each is the first's with probability 1/2 (McNemar,
+    that only one predicts correctly, each is the first's with probability 1/2 (McNemar,
     Psychometrika 12:153-157, 1947).
     """
     total = only_first + only_second
@@ -173,7 +176,7 @@ def difference(first: np.ndarray, second: np.ndarray) -> Difference:
     correlation.
 
     Args:
-      first: bool [n], whether the first classifier gets each image right; n at
+      first: bool [n], whether the first classifier is correct on each image; n at
         least 1.
       second: bool [n], the same of the second.
     """

@@ -1,4 +1,4 @@
-"""What a trained network says of images, and what is fitted to its answers."""
+"""What a trained network says of images, and what is fitted to its predictions."""
 
 import concurrent.futures
 import dataclasses
@@ -64,7 +64,7 @@ def examine(
     image = tf.TensorSpec((None, *shape, 1)[:4], tf.uint8)
 
     @tf.function(autograph=False, input_signature=[image])
-    def answer(batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def examined(batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
         logits, activations = model.examine(network, batch)
         features = [typicality.pooled(activations)] if activations else []
         return tf.nn.softmax(logits), *features
@@ -72,19 +72,19 @@ def examine(
     def work(split: Split, part: np.ndarray) -> list[tuple[tf.Tensor, ...]]:
         images, labels, _ = split
         batches = dataloader.evaluation_batches(images, labels, indices=part)
-        return [answer(batch) for batch, _ in batches]
+        return [examined(batch) for batch, _ in batches]
 
     found = {}
     # 1 where a network leaves its number open.
-    classes = answer.get_concrete_function().structured_outputs[0].shape[1] or 1
+    classes = examined.get_concrete_function().structured_outputs[0].shape[1] or 1
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for name, split in splits.items():
             images, labels, indices = split
             if len(indices):
                 chosen = _sample(images, indices, classes)
                 parts = np.array_split(chosen, min(threads, len(chosen)))
-                answers = pool.map(functools.partial(work, split), parts)
-                columns = zip(*itertools.chain.from_iterable(answers), strict=True)
+                outputs = pool.map(functools.partial(work, split), parts)
+                columns = zip(*itertools.chain.from_iterable(outputs), strict=True)
                 arrays = [np.concatenate(column) for column in columns]
                 found[name] = Examination(chosen, labels[chosen], *arrays)
     return found
@@ -99,7 +99,7 @@ def _sample(images: np.ndarray, indices: np.ndarray, classes: int) -> np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """What is fitted to the answers of a network.
+    """What is fitted to the predictions of a network.
 
     Attributes:
       temperature: divides the logits.
@@ -120,7 +120,7 @@ def fit(
     held_out: Examination | None,
     calibrate: bool,
 ) -> Fit:
-    """Fits temperature and typicality, and describes images and answers.
+    """Fits temperature and typicality, and describes images and predictions.
 
     Args:
       images: uint8 [n, H, W] or [n, H, W, 3], the training images that were examined.
@@ -129,7 +129,7 @@ def fit(
       calibrate: whether to fit a temperature, to at least 100 held-out images.
     """
     temperature, calibration = 1.0, {}
-    # A network is surer of images that it was trained on.
+    # A network is more confident of images that it was trained on.
     probabilities = (held_out or training).probabilities
     if calibrate and held_out is not None and len(held_out) >= _FEWEST:
         temperature = best_temperature(probabilities, held_out.labels)

@@ -14,7 +14,7 @@ from mnist_tf.config import Config, as_steps
 from mnist_tf.errors import UserError, warn
 from mnist_tf.run import cluster, fine_tuning, hardware, profiling, tensorboard
 from mnist_tf.run.examination import Split
-from mnist_tf.stats.mistakes import Answers, Mistakes, find_mistakes
+from mnist_tf.stats.mistakes import Mistakes, Predictions, find_mistakes
 from mnist_tf.trainer import Trainer
 
 
@@ -209,13 +209,17 @@ class Parts:
         )
         return self.strategy.experimental_distribute_dataset(batches)
 
-    def find_mistakes(self, split: str, answers: Answers | None) -> Mistakes | None:
-        """The mistakes in the answers to a split, or to this worker's share of it."""
-        if answers is None:
+    def find_mistakes(
+        self, split: str, predictions: Predictions | None
+    ) -> Mistakes | None:
+        """The mistakes in predictions for a split, or for this worker's share of it."""
+        if predictions is None:
             return None
         images, labels, indices = self.splits[split]
         names = self.dataset.labels
-        return find_mistakes(answers, images, labels, indices, names, tensorboard.WORST)
+        return find_mistakes(
+            predictions, images, labels, indices, names, tensorboard.WORST
+        )
 
 
 def own_shards(config: Config, replicas: int) -> int:

@@ -43,7 +43,7 @@ def grid(images: np.ndarray) -> np.ndarray:
 
 
 def confusion(mistakes: Mistakes) -> np.ndarray:
-    """Draws the confusion matrix: a row for each label, a column for each answer.
+    """Draws the confusion matrix: a row for each label, a column for each prediction.
 
     A cell is as dark as its fraction of the row, mistakes in a colour of their own. Up
     to 20 classes have their counts in the cells; more have none, and of more than 100
@@ -71,7 +71,7 @@ def confusion(mistakes: Mistakes) -> np.ndarray:
         level = classes <= _FEW and longest < cell
         _write_column(sheet, name, font, (left + middle, top - 6), level)
     axis = _font(13)
-    draw.text((left + side / 2, 8), "answer", _QUIET, axis, "mt")
+    draw.text((left + side / 2, 8), "prediction", _QUIET, axis, "mt")
     _write_upwards(sheet, "label", axis, (8, top + side / 2))
     draw.rectangle((left - 1, top - 1, left + side, top + side), outline=_LINE)
     if classes <= _FEW:
@@ -80,7 +80,7 @@ def confusion(mistakes: Mistakes) -> np.ndarray:
 
 
 def worst(mistakes: Mistakes) -> np.ndarray:
-    """Draws the worst mistakes with their labels, answers and losses."""
+    """Draws the worst mistakes with their labels, predictions and losses."""
     tiles = [_tile(image, _TILE) for image in mistakes.images]
     font, small = _font(13), _font(11)
     columns = max(1, min(4, len(tiles)))
@@ -90,7 +90,7 @@ def worst(mistakes: Mistakes) -> np.ndarray:
     sheet = Image.new("RGB", (max(size[0], 380), size[1]), "#ffffff")
     draw = ImageDraw.Draw(sheet)
     total = int(mistakes.confusion.sum())
-    head = f"{mistakes.wrong:,} of {total:,} answers are wrong"
+    head = f"{mistakes.wrong:,} of {total:,} predictions are wrong"
     if len(tiles) < mistakes.wrong:
         head += f"; the worst {len(tiles)}"
     draw.text((_GAP, _GAP), head, _INK, font, "lt")
@@ -99,13 +99,13 @@ def worst(mistakes: Mistakes) -> np.ndarray:
         x = _GAP + column * (width + _GAP) + width // 2
         y = 2 * _GAP + 16 + row * (height + _GAP)
         sheet.paste(tile, (x - tile.width // 2, y))
-        label, answer = (
+        label, prediction = (
             _short(mistakes.names[each[index]])
-            for each in (mistakes.labels, mistakes.answers)
+            for each in (mistakes.labels, mistakes.predictions)
         )
         y += tile.height + 6
         draw.text((x, y), f"label {label}", _INK, small, "mt")
-        draw.text((x, y + 14), f"answer {answer}", _WRONG, small, "mt")
+        draw.text((x, y + 14), f"prediction {prediction}", _WRONG, small, "mt")
         draw.text(
             (x, y + 28), f"loss {mistakes.losses[index]:.2f}", _QUIET, small, "mt"
         )
@@ -132,7 +132,7 @@ def _merged(counts: np.ndarray) -> np.ndarray:
 def _colors(counts: np.ndarray) -> np.ndarray:
     """The colour of each cell, uint8 [C, C, 3]."""
     fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    # A few mistakes among thousands of right answers are to be seen, too.
+    # A few mistakes among thousands of correct predictions are to be seen, too.
     depth = (fractions**0.4)[..., np.newaxis]
     full = np.where(np.eye(len(counts), dtype=bool)[..., np.newaxis], _RIGHT, _WRONG)
     return np.round(255 - depth * (255 - full)).astype(np.uint8)

@@ -96,7 +96,7 @@ def _fit(
     )
 
     def find_mistakes() -> Mistakes | None:
-        return parts.find_mistakes("validation", trainer.validation_answers)
+        return parts.find_mistakes("validation", trainer.validation_predictions)
 
     mistakes_logger = tensorboard.MistakesLogger(logger, find_mistakes)
     profiler = profiling.Profiler(

@@ -1,4 +1,4 @@
-"""What is measured of images and answers, in NumPy alone, for every room below.
+"""What is measured of images and predictions, in NumPy alone, for every room below.
 
 Imports nothing of the package.
 """

@@ -12,10 +12,10 @@ _HALVINGS = 40  # of that range, more than a float32 can tell
 
 
 class Calibration:
-    """Compares probabilities with how often the answers are right, batch by batch.
+    """Compares probabilities with how often predictions are correct, batch by batch.
 
-    The answer is the most probable class, and its probability the confidence. Before
-    the first images, all figures are NaN.
+    The prediction is the most probable class, and its probability the confidence.
+    Before the first images, all figures are NaN.
 
     Args:
       bins: number of equal parts of 0..1 that confidences are sorted into.
@@ -24,13 +24,13 @@ class Calibration:
       images: number of images, int64 [bins], by confidence; each part includes its
         upper end.
       confidence: mean confidence of the images of each part, [bins]; NaN if none.
-      accuracy: right fraction of the answers of each part, [bins]; NaN if none.
+      accuracy: correct fraction of the predictions of each part, [bins]; NaN if none.
     """
 
     def __init__(self, bins: int = BINS) -> None:
         self.images = np.zeros(bins, np.int64)
         self._confidence = np.zeros(bins)
-        self._right = np.zeros(bins, np.int64)
+        self._correct = np.zeros(bins, np.int64)
         self._squares = 0.0
         self._loss = 0.0
 
@@ -39,11 +39,11 @@ class Calibration:
         probabilities = probabilities.astype(np.float64)
         bins = len(self.images)
         top = probabilities.max(axis=1)
-        right = probabilities.argmax(axis=1) == labels
+        correct = probabilities.argmax(axis=1) == labels
         part = np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)
         self.images += np.bincount(part, minlength=bins)
         self._confidence += np.bincount(part, top, bins)
-        self._right += np.bincount(part[right], minlength=bins)
+        self._correct += np.bincount(part[correct], minlength=bins)
         of_label = np.take_along_axis(probabilities, labels[:, np.newaxis], axis=1)
         # (1 - p)^2 of the label and p^2 of the others
         self._squares += float((probabilities**2).sum() + (1 - 2 * of_label).sum())
@@ -57,7 +57,7 @@ class Calibration:
     @property
     def accuracy(self) -> np.ndarray:
         """See the attributes."""
-        return _ratio(self._right, self.images)
+        return _ratio(self._correct, self.images)
 
     @property
     def expected_error(self) -> float:
@@ -67,7 +67,7 @@ class Calibration:
         images; as in Guo et al. (arXiv:1706.04599), of the most probable class only.
         """
         total = self.images.sum()
-        gaps = np.abs(self._confidence - self._right).sum()
+        gaps = np.abs(self._confidence - self._correct).sum()
         return float(gaps / total) if total else math.nan
 
     @property
@@ -89,7 +89,7 @@ class Calibration:
 def scaled(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Returns probabilities, float64 [n, C], with their logarithms over a temperature.
 
-    A temperature above 1 makes them less sure; the most probable class stays the same
+    Above 1 it makes them less confident; the most probable class stays the same
     (Guo et al., arXiv:1706.04599).
 
     Args:
@@ -105,8 +105,8 @@ def best_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     The negative log-likelihood is convex in 1 / temperature, so its slope changes sign
     once, and halving the range finds where. Labels are not taken for certain, but for
     as probable as (n + 1) / (n + 2), and the rest is spread evenly over the other
-    classes: otherwise probabilities would become 1 where all answers are right (Platt,
-    Probabilities for SV Machines, 1999, for two classes).
+    classes: otherwise probabilities would become 1 where all predictions are correct
+    (Platt, Probabilities for SV Machines, 1999, for two classes).
 
     Args:
       probabilities: float [n, C], n at least 1.

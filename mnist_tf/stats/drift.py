@@ -1,7 +1,7 @@
 """How far the images of a server have moved from those of training.
 
-Four figures describe an image and its answer. A histogram of each over the images of
-training is the reference; the population stability index says how far another
+Four figures describe an image and its prediction. A histogram of each over the images
+of training is the reference; the population stability index says how far another
 histogram with the same bins is from it.
 """
 
@@ -77,7 +77,7 @@ def reference(images: np.ndarray, probabilities: np.ndarray) -> dict[str, Histog
     Args:
       images: uint8 [n, H, W] or [n, H, W, 3], at least one.
       probabilities: float [m, C], at least one; better of images that were held out, as
-        a network is surer of those that it was trained on.
+        a network is more confident of those that it was trained on.
     """
     values = {**figures(images), "top_probability": top_probability(probabilities)}
     return {name: histogram(each) for name, each in values.items()}

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from mnist_tf.reports import answers, evaluation, findings
+from mnist_tf.reports import evaluation, findings, predictions
 from mnist_tf.stats import calibration
 from mnist_tf.stats.calibration import Calibration
 
@@ -20,7 +20,7 @@ def found_for(probabilities, labels, batch=7):
         (slice(start, min(start + batch, len(labels))), probabilities[start:][:batch])
         for start in range(0, len(labels), batch)
     ]
-    collected = answers.collect(iter(parts), np.asarray(labels), io.BytesIO())
+    collected = predictions.collect(iter(parts), np.asarray(labels), io.BytesIO())
     names = NAMES[: probabilities.shape[1]]
     return findings.find(collected, names)
 
@@ -77,28 +77,30 @@ def test_the_worst_come_first(whole):
     assert [case.index for case in found.worst] == worst[:60]
     suspicious = wrong[np.argsort(-margin)].tolist()
     assert [case.index for case in found.suspicious] == suspicious
-    right = np.setdiff1d(np.arange(len(labels)), wrong)
-    sure = probabilities[right].max(axis=1)
-    expected = right[np.argsort(sure)][:60].tolist()
-    assert [case.index for case in found.least_sure] == expected
+    correct = np.setdiff1d(np.arange(len(labels)), wrong)
+    confidences = probabilities[correct].max(axis=1)
+    expected = correct[np.argsort(confidences)][:60].tolist()
+    assert [case.index for case in found.least_confident] == expected
 
 
 def test_pictures_are_behind_their_cell(whole):
     _, _, found = whole
     counts = found.evaluation.confusion
     assert set(found.cells) == set(map(tuple, np.argwhere(counts).tolist()))
-    for (label, answer), cases in found.cells.items():
-        assert len(cases) == min(12, counts[label, answer])
-        assert {(case.label, case.answer) for case in cases} == {(label, answer)}
-        sure = [case.probability for case in cases]
-        assert sure == sorted(sure, reverse=label != answer)
+    for (label, prediction), cases in found.cells.items():
+        assert len(cases) == min(12, counts[label, prediction])
+        assert {(case.label, case.prediction) for case in cases} == {
+            (label, prediction)
+        }
+        confidences = [case.probability for case in cases]
+        assert confidences == sorted(confidences, reverse=label != prediction)
 
 
 def test_flipped_labels_are_the_most_suspicious():
     probabilities, labels = drawn(2000, seed=2)
     sharp = probabilities**4
     sharp /= sharp.sum(axis=1, keepdims=True)
-    labels = sharp.argmax(axis=1)  # a network that is always right
+    labels = sharp.argmax(axis=1)  # a network that is always correct
     flipped = np.arange(0, 2000, 100)
     labels[flipped] = (labels[flipped] + 1) % 3
     found = found_for(sharp, labels)
@@ -115,14 +117,20 @@ def test_flipped_labels_are_the_most_suspicious():
         (np.eye(3)[[0, 1, 1]], [0, 1, 1]),
         ([[0.5, 0.5]] * 4, [0, 0, 1, 1]),
     ],
-    ids=["one image", "one wrong image", "always the same", "always right", "unsure"],
+    ids=[
+        "one image",
+        "one wrong image",
+        "always the same",
+        "always correct",
+        "not confident",
+    ],
 )
 def test_every_figure_is_valid_json(probabilities, labels):
     found = found_for(probabilities, labels)
     figures = json.loads(json.dumps(found.as_dict(), allow_nan=False))
     assert figures["images"] == len(labels)
-    right = figures["accuracy"]["value"] * len(labels)
-    assert len(figures["suspicious_labels"]) == len(labels) - round(right)
+    correct = figures["accuracy"]["value"] * len(labels)
+    assert len(figures["suspicious_labels"]) == len(labels) - round(correct)
     assert len(figures["rejection"]) == 3
 
 

@@ -37,7 +37,7 @@ def test_rows_of_the_joint_are_scaled_to_the_labels():
     assert errors == pytest.approx(16 * 2 / 8)
 
 
-def test_a_model_that_always_answers_the_same_finds_no_wrong_label_of_its_own():
+def test_a_model_that_always_predicts_the_same_finds_no_wrong_label_of_its_own():
     probabilities = np.tile([0.7, 0.3], (6, 1))
     found = label_errors.LabelThresholds(2)
     found.add(probabilities, np.array([0, 0, 0, 1, 1, 1]))

@@ -62,10 +62,10 @@ def test_the_figures_agree_with_values_computed_by_hand():
     assert found.mean == pytest.approx(0.75)
     # 0.003, 0.0045, 0.0035 and 0.004
     assert found.typicality.auroc == pytest.approx((4 + 3 + 0) / 12)
-    assert found.typicality.refused == 1
-    assert found.typicality.own_refused == pytest.approx(2 / 3)
-    assert found.refused == {0.99: 0.5}
-    assert [(index, answer) for index, answer, _ in found.surest] == [
+    assert found.typicality.rejected == 1
+    assert found.typicality.own_rejected == pytest.approx(2 / 3)
+    assert found.rejected == {0.99: 0.5}
+    assert [(index, prediction) for index, prediction, _ in found.most_confident] == [
         (1, 0), (3, 0), (2, 0), (0, 0)
     ]  # fmt: skip
     assert found.pictures[0][0, 0] == 90

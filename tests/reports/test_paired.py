@@ -44,20 +44,20 @@ def test_the_text_says_what_may_be_claimed(found):
     assert lines[3] == "against old: no difference may be claimed"
     assert [line.split()[0] for line in lines[5:7]] == ["cat", "dog"]
     assert lines[7:] == [
-        "only the model is right    1, 2",
-        "only the other is right    3",
+        "only the model is correct    1, 2",
+        "only the other is correct    3",
     ]
 
 
 @pytest.mark.parametrize("better", [True, False])
 def test_a_difference_is_claimed_where_chance_is_unlikely(better):
     labels = np.zeros(40, int)
-    answers = np.array([0] * 40), np.array([0] * 30 + [1] * 10)
-    first, second = answers if better else answers[::-1]
+    predictions = np.array([0] * 40), np.array([0] * 30 + [1] * 10)
+    first, second = predictions if better else predictions[::-1]
     found = paired.compare("old", labels, first, second, 2)
     assert found.whole.p == pytest.approx(2 / 2**10)
     word = "more" if better else "less"
-    assert found.verdict == f"the model is right {word} often than old"
+    assert found.verdict == f"the model is correct {word} often than old"
 
 
 def test_of_many_images_the_first_twenty_are_listed():
@@ -65,7 +65,7 @@ def test_of_many_images_the_first_twenty_are_listed():
     found = paired.compare("old", labels, labels, labels + 1, 2)
     last = paired.as_text([found], NAMES[:2]).splitlines()[-2:]
     assert last[0].endswith("17, 18, 19 and 30 more")
-    assert last[1] == "only the other is right    nowhere"
+    assert last[1] == "only the other is correct    nowhere"
 
 
 @pytest.fixture
@@ -92,16 +92,16 @@ def test_models_are_compared_on_the_same_images(models, capsys):
     evaluate.main(["evaluate", "--model_dir=new", "--against=old/", "--report=report"])
     shown = capsys.readouterr().out
     assert shown.startswith(f"{table}\nagainst")
-    assert "against old: the model is right more often than old" in shown
+    assert "against old: the model is correct more often than old" in shown
     figures = json.loads((models / "report" / "report.json").read_text())
     (old,) = figures["against"]
     assert old["model_dir"] == "old"
     difference = figures["accuracy"]["value"] - old["accuracy"]
     assert old["difference"] == pytest.approx(difference)
-    assert len(old["only_this"]) == old["only_this_right"] > 90
+    assert len(old["only_this"]) == old["only_this_correct"] > 90
     html = (models / "report" / "index.html").read_text("utf-8")
-    assert "Against old: the model is right more often than old" in html
-    assert "labelled 3, answered 3 by this model and 5 by the other" in html
+    assert "Against old: the model is correct more often than old" in html
+    assert "labelled 3, predicted 3 by this model and 5 by the other" in html
 
 
 def test_a_model_does_not_differ_from_its_copy(models, capsys):
@@ -110,7 +110,7 @@ def test_a_model_does_not_differ_from_its_copy(models, capsys):
     evaluate.main(["evaluate", "--model_dir=new", *flags])
     shown = capsys.readouterr().out
     assert "against copy: no difference may be claimed" in shown
-    assert "only the model is right    nowhere" in shown
+    assert "only the model is correct    nowhere" in shown
     assert "against old: the model" in shown
 
 

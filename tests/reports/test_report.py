@@ -81,7 +81,7 @@ def test_predictions_csv_has_a_row_for_each_image(reported, trained, sample):
         rows = list(csv.DictReader(file))
     assert [int(row["index"]) for row in rows] == list(range(500))
     assert [int(row["label"]) for row in rows] == sample.test_labels.tolist()
-    assert [int(row["answer"]) for row in rows] == probabilities.argmax(1).tolist()
+    assert [int(row["prediction"]) for row in rows] == probabilities.argmax(1).tolist()
     written = [[float(row[f"probability_{k}"]) for k in range(10)] for row in rows]
     assert np.array(written) == pytest.approx(probabilities, abs=1e-5)
     of_label = probabilities[np.arange(500), sample.test_labels]
@@ -104,12 +104,12 @@ def test_report_json_agrees_with_training(figures, trained):
     assert after[name] == pytest.approx(before[name], rel=0.25)
 
 
-def test_suspicious_labels_are_the_wrong_answers(figures):
+def test_suspicious_labels_are_the_wrong_predictions(figures):
     listed = figures["suspicious_labels"]
     assert len(listed) == round(500 * (1 - figures["accuracy"]["value"]))
     for one in listed:
-        assert set(one) == {"index", "label", "answer", "score"}
-        assert one["label"] != one["answer"]
+        assert set(one) == {"index", "label", "prediction", "score"}
+        assert one["label"] != one["prediction"]
     scores = [one["score"] for one in listed]
     assert scores == sorted(scores, reverse=True)
 
@@ -122,13 +122,13 @@ def test_the_thresholds_hold_for_predict(figures, trained, sample):
             reject_below=row["reject_below"] or 0.0,
             reject_atypical=0,
         )
-        right = [
+        correct = [
             each.label == str(label)
             for each, label in zip(found, sample.test_labels, strict=True)
             if each.label is not None
         ]
-        assert np.mean(right) >= row["target"]
-        assert len(right) / 500 == row["coverage"]
+        assert np.mean(correct) >= row["target"]
+        assert len(correct) / 500 == row["coverage"]
 
 
 def test_every_picture_of_the_page_is_in_it_and_has_a_text(html, sample):
@@ -138,7 +138,7 @@ def test_every_picture_of_the_page_is_in_it_and_has_a_text(html, sample):
     assert len(pictures) == html.count("<img")
     shown = {}
     for content, text in pictures:
-        if number := re.match(r"Image (\d+): labelled (\d), answered \d", text):
+        if number := re.match(r"Image (\d+): labelled (\d), predicted \d", text):
             shown[int(number[1])] = content
             assert sample.test_labels[int(number[1])] == int(number[2])
     index, content = next(iter(shown.items()))
@@ -173,10 +173,12 @@ def test_names_and_folders_cannot_break_the_page(tmp_path):
 def test_many_classes_have_a_plot_and_a_list_of_confusions(tmp_path):
     names = tuple(f"kind {number}" for number in range(40))
     labels = np.arange(400) % 40
-    answers = np.where(np.arange(400) % 7, labels, (labels + 3) % 40)
+    predictions = np.where(np.arange(400) % 7, labels, (labels + 3) % 40)
 
     def probabilities(batch):
-        return (np.eye(40, dtype=np.float32) * 0.9 + 0.0025)[answers[batch[:, 0, 0]]]
+        return (np.eye(40, dtype=np.float32) * 0.9 + 0.0025)[
+            predictions[batch[:, 0, 0]]
+        ]
 
     numbers = np.arange(400, dtype=np.uint16)[:, np.newaxis, np.newaxis]
     images = np.broadcast_to(numbers, (400, 4, 4))
@@ -193,10 +195,10 @@ def test_many_classes_have_a_plot_and_a_list_of_confusions(tmp_path):
     ("probabilities", "labels", "words"),
     [
         ([[0.2, 0.7, 0.1]], [0], "none reaches it"),
-        ([[1.0, 0.0, 0.0]] * 3, [0, 1, 1], "33.33% right"),
-        (np.eye(3)[[0, 1, 1]], [0, 1, 1], "No answer is wrong."),
+        ([[1.0, 0.0, 0.0]] * 3, [0, 1, 1], "33.33% accuracy"),
+        (np.eye(3)[[0, 1, 1]], [0, 1, 1], "No prediction is wrong."),
     ],
-    ids=["one wrong image", "always the same", "always right"],
+    ids=["one wrong image", "always the same", "always correct"],
 )
 def test_few_images_make_a_page(tmp_path, probabilities, labels, words):
     table = np.array(probabilities, np.float32)
@@ -323,10 +325,10 @@ class TestPage:
 
     def test_the_pictures_of_a_cell_are_one_click_away(self, opened):
         page = opened()
-        name = re.compile("labelled 3 and answered 3: show pictures")
+        name = re.compile("labelled 3 and predicted 3: show pictures")
         button = page.get_by_role("button", name=name)
         button.click()
-        dialog = page.get_by_role("dialog", name=re.compile("Labelled 3, answered 3"))
+        dialog = page.get_by_role("dialog", name=re.compile("Labelled 3, predicted 3"))
         assert dialog.is_visible()
         assert dialog.locator("img").count() == 12
         page.keyboard.press("Escape")
@@ -359,7 +361,9 @@ class TestPage:
     def test_axe_finds_nothing_serious(self, opened, scheme):
         axe = pytest.importorskip("axe_playwright_python.sync_playwright")
         page = opened(color_scheme=scheme)
-        page.get_by_role("button", name=re.compile("labelled 3 and answered 3")).click()
+        page.get_by_role(
+            "button", name=re.compile("labelled 3 and predicted 3")
+        ).click()
         found = axe.Axe().run(page).response["violations"]
         assert [one["id"] for one in found] == []
 

@@ -1,4 +1,4 @@
-"""Rejecting answers gives what is promised, and rejects no more than it must."""
+"""Rejecting predictions gives what is promised, and rejects no more than it must."""
 
 import numpy as np
 import pytest
@@ -11,24 +11,24 @@ from mnist_tf.reports import selection
 class TestRiskCoverage:
     def test_it_agrees_with_values_computed_by_hand(self):
         confidence = np.array([0.6, 0.9, 0.8, 0.8, 0.7], np.float32)
-        right = np.array([False, True, True, False, True])
-        found = selection.risk_coverage(confidence, right)
+        correct = np.array([False, True, True, False, True])
+        found = selection.risk_coverage(confidence, correct)
         assert found.confidence.tolist() == pytest.approx([0.9, 0.8, 0.7, 0.6])
         assert found.coverage.tolist() == [0.2, 0.6, 0.8, 1]
         assert found.risk.tolist() == [0, 1 / 3, 1 / 4, 2 / 5]
 
     def test_the_threshold_rejects_as_few_as_possible(self):
         confidence = np.array([0.6, 0.9, 0.8, 0.8, 0.7], np.float32)
-        right = np.array([False, True, True, False, True])
-        curve = selection.risk_coverage(confidence, right)
+        correct = np.array([False, True, True, False, True])
+        curve = selection.risk_coverage(confidence, correct)
         found = curve.reaching(0.75)
         assert (found.threshold, found.coverage) == (0.69, 0.8)
         assert found.accuracy.value == 0.75
-        assert curve.reaching(0.6).threshold == 0  # all answers are good enough
+        assert curve.reaching(0.6).threshold == 0  # all predictions are good enough
         assert curve.reaching(0.99).threshold == 0.89
         assert curve.reaching(0.99).coverage == 0.2
 
-    def test_none_is_good_enough_where_the_surest_answer_is_wrong(self):
+    def test_none_is_good_enough_where_the_most_confident_is_wrong(self):
         confidence = np.array([0.9, 0.8], np.float32)
         curve = selection.risk_coverage(confidence, np.array([False, True]))
         assert curve.reaching(0.99) is None
@@ -40,8 +40,8 @@ class TestRiskCoverage:
         assert curve.reaching(0.999).accuracy.value == 1
 
     def test_exactly_99_of_100_is_enough(self):
-        right = np.arange(100) > 0
-        curve = selection.risk_coverage(np.full(100, 0.5, np.float32), right)
+        correct = np.arange(100) > 0
+        curve = selection.risk_coverage(np.full(100, 0.5, np.float32), correct)
         assert curve.reaching(0.99).coverage == 1
         assert curve.reaching(0.991) is None
 
@@ -53,19 +53,19 @@ class TestRiskCoverage:
     )
     def test_rejecting_below_the_threshold_gives_what_is_promised(self, rows, target):
         confidence = np.array([row[0] for row in rows], np.float32)
-        right = np.array([row[1] for row in rows])
-        found = selection.risk_coverage(confidence, right).reaching(target)
+        correct = np.array([row[1] for row in rows])
+        found = selection.risk_coverage(confidence, correct).reaching(target)
         thresholds = [0.0, *confidence.tolist()]
         reached = [
             given.sum()
             for threshold in thresholds
             if (given := confidence.astype(float) >= threshold).any()
-            and right[given].mean() >= target
+            and correct[given].mean() >= target
         ]
         if found is None:
             assert not reached
         else:
-            answered = confidence.astype(float) >= found.threshold
-            assert answered.sum() == max(reached)
-            assert answered.mean() == pytest.approx(found.coverage)
-            assert right[answered].mean() == pytest.approx(found.accuracy.value)
+            accepted = confidence.astype(float) >= found.threshold
+            assert accepted.sum() == max(reached)
+            assert accepted.mean() == pytest.approx(found.coverage)
+            assert correct[accepted].mean() == pytest.approx(found.accuracy.value)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mnist_tf.reports import sheet
-from mnist_tf.stats.mistakes import Answers, find_mistakes
+from mnist_tf.stats.mistakes import Predictions, find_mistakes
 from tests.conftest import ROOT
 
 METRICS = {
@@ -30,13 +30,13 @@ METRICS = {
 
 
 def mistakes(wrong, classes=10, shape=(28, 28), name="{}"):
-    """So many wrong answers to 100 images of noise."""
+    """So many wrong predictions for 100 images of noise."""
     labels = np.arange(100) % classes
-    answers = np.where(np.arange(100) < wrong, (labels + 1) % classes, labels)
+    predictions = np.where(np.arange(100) < wrong, (labels + 1) % classes, labels)
     losses = np.linspace(1, 2, 100, dtype=np.float32)
     images = np.random.default_rng(1).integers(0, 256, (100, *shape)).astype(np.uint8)
     names = [name.format(index) for index in range(classes)]
-    given = Answers(answers, losses)
+    given = Predictions(predictions, losses)
     return find_mistakes(given, images, labels, np.arange(100), names, 16)
 
 
@@ -60,7 +60,7 @@ class TestDraw:
         assert lines[0] == "cnn on sample"
         assert "validation accuracy 90.00%    29,658 parameters" in lines[1]
         head = "14 of 100 validation images wrong; the 12 with the largest loss"
-        assert lines[2:6] == [head, "label 3", "answer 4", "loss 1.13"]
+        assert lines[2:6] == [head, "label 3", "prediction 4", "loss 1.13"]
 
     def test_fewer_mistakes_are_all_shown(self):
         figure = sheet.draw("cnn", METRICS, mistakes(wrong=1))

@@ -15,11 +15,11 @@ counts = st.integers(0, 10_000)
 class TestWilson:
     def test_it_agrees_with_newcombe_s_table(self):
         # Newcombe, Statistics in Medicine 17:857-872, 1998, table I.
-        for right, total, low, high in [
+        for correct, total, low, high in [
             (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605),
             (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718),
         ]:  # fmt: skip
-            found = statistics.wilson(right, total)
+            found = statistics.wilson(correct, total)
             assert found == pytest.approx((low, high), abs=5e-5)
 
     def test_of_nothing_everything_is_possible(self):
@@ -28,30 +28,36 @@ class TestWilson:
         assert found.interval == (0, 1)
 
     @given(counts, counts)
-    def test_it_holds_the_fraction_and_mirrors(self, right, wrong):
-        total = right + wrong
-        low, high = statistics.wilson(right, total)
+    def test_it_holds_the_fraction_and_mirrors(self, correct, wrong):
+        total = correct + wrong
+        low, high = statistics.wilson(correct, total)
         assert 0 <= low <= high <= 1
         if total:
-            assert low <= right / total <= high
+            assert low <= correct / total <= high
         mirrored = statistics.wilson(wrong, total)
         assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
     def test_it_agrees_with_statsmodels(self):
         proportion = pytest.importorskip("statsmodels.stats.proportion")
-        for right, total in [(0, 1), (1, 1), (3, 7), (9920, 10_000), (10_000, 10_000)]:
-            expected = proportion.proportion_confint(right, total, method="wilson")
-            found = statistics.wilson(right, total)
+        for correct, total in [
+            (0, 1),
+            (1, 1),
+            (3, 7),
+            (9920, 10_000),
+            (10_000, 10_000),
+        ]:
+            expected = proportion.proportion_confint(correct, total, method="wilson")
+            found = statistics.wilson(correct, total)
             assert found == pytest.approx(expected, abs=1e-12)
 
 
 class TestRanks:
-    def test_the_first_of_equals_comes_first_as_for_the_answer(self):
+    def test_the_first_of_equals_comes_first_as_for_the_prediction(self):
         probabilities = np.array([[0.4, 0.4, 0.2], [0.2, 0.4, 0.4], [0.1, 0.2, 0.7]])
         labels = np.array([1, 2, 0])
         assert statistics.ranks(probabilities, labels).tolist() == [1, 1, 2]
 
-    def test_the_first_is_the_answer(self):
+    def test_the_first_is_the_prediction(self):
         random = np.random.default_rng(1)
         probabilities = random.integers(0, 3, (500, 4)) / 3  # with ties
         labels = random.integers(0, 4, 500)
@@ -71,7 +77,7 @@ class TestRanks:
 class TestClassRates:
     def test_they_agree_with_values_computed_by_hand(self):
         first, second = statistics.class_rates(np.array([[3, 1], [2, 4]]))
-        assert (first.images, first.answers) == (4, 5)
+        assert (first.images, first.predictions) == (4, 5)
         assert first.precision.value == 3 / 5
         assert first.recall.value == 3 / 4
         assert first.f1.value == pytest.approx(2 * 0.6 * 0.75 / (0.6 + 0.75))
@@ -81,14 +87,14 @@ class TestClassRates:
         expected = (2 * low / (1 + low), 2 * high / (1 + high))
         assert first.f1.interval == pytest.approx(expected)
 
-    def test_a_class_without_images_and_answers_is_undefined(self):
+    def test_a_class_without_images_and_predictions_is_undefined(self):
         *_, empty = statistics.class_rates(np.diag([3, 0]))
-        assert (empty.images, empty.answers) == (0, 0)
+        assert (empty.images, empty.predictions) == (0, 0)
         for rate in (empty.precision, empty.recall, empty.f1):
             assert math.isnan(rate.value)
             assert rate.interval == (0, 1)
 
-    def test_a_model_that_always_answers_the_same(self):
+    def test_a_model_that_always_predicts_the_same(self):
         first, second = statistics.class_rates(np.array([[7, 0], [3, 0]]))
         assert (first.recall.value, first.precision.value) == (1, 0.7)
         assert (second.recall.value, second.f1.value) == (0, 0)
@@ -97,7 +103,7 @@ class TestClassRates:
     @given(st.lists(st.lists(counts, min_size=3, max_size=3), min_size=3, max_size=3))
     def test_f1_lies_between_precision_and_recall(self, confusion):
         for found in statistics.class_rates(np.array(confusion)):
-            if found.images and found.answers:
+            if found.images and found.predictions:
                 both = found.precision.value, found.recall.value
                 assert min(both) - 1e-9 <= found.f1.value <= max(both) + 1e-9
                 low, high = found.f1.interval
@@ -106,9 +112,9 @@ class TestClassRates:
     def test_they_agree_with_scikit_learn(self):
         metrics = pytest.importorskip("sklearn.metrics")
         random = np.random.default_rng(3)
-        labels, answers = random.integers(0, 5, (2, 400))
-        found = statistics.class_rates(metrics.confusion_matrix(labels, answers))
-        expected = metrics.precision_recall_fscore_support(labels, answers)
+        labels, predictions = random.integers(0, 5, (2, 400))
+        found = statistics.class_rates(metrics.confusion_matrix(labels, predictions))
+        expected = metrics.precision_recall_fscore_support(labels, predictions)
         for name, values in zip(("precision", "recall", "f1"), expected, strict=False):
             assert [getattr(one, name).value for one in found] == pytest.approx(values)
 
@@ -171,7 +177,7 @@ class TestMcNemar:
 
 
 def paired(both, only_first, only_second, neither):
-    """Two arrays of right answers with these counts."""
+    """Two arrays of correct predictions with these counts."""
     kinds = np.repeat([3, 2, 1, 0], [both, only_first, only_second, neither])
     return kinds >= 2, kinds % 2 == 1
 
@@ -187,8 +193,8 @@ class TestDifference:
         assert (found.only_first, found.only_second, found.images) == (1, 7, 21)
 
     def test_a_model_does_not_differ_from_itself(self):
-        right = np.arange(1000) % 100 > 0
-        found = statistics.difference(right, right)
+        correct = np.arange(1000) % 100 > 0
+        found = statistics.difference(correct, correct)
         assert (found.value, found.p) == (0, 1)
         low, high = found.interval
         assert -0.01 < low <= 0 <= high < 0.01

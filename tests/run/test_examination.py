@@ -1,4 +1,4 @@
-"""What is fitted to the answers of a network: temperature and typicality."""
+"""What is fitted to the predictions of a network: temperature and typicality."""
 
 import keras
 import numpy as np
@@ -33,14 +33,14 @@ class Plain(keras.Model):
         return self.logits(tf.reshape(tf.cast(images, tf.float32), [-1, 784]) / 255)
 
 
-def answers(seed, images=3000, sureness=1.0):
-    """Probabilities, and labels that are as likely as they say at a sureness of 1."""
+def predictions(seed, images=3000, sharpness=1.0):
+    """Probabilities, and labels that are as likely as they say at a sharpness of 1."""
     random = np.random.default_rng(seed)
     logits = random.normal(0, 2, (images, 5))
     shares = softmax(logits)
     labels = (shares.cumsum(1) < random.random((images, 1))).sum(1)
     features = random.normal(size=(images, 4)).astype(np.float32)
-    probabilities = softmax(logits * sureness).astype(np.float32)
+    probabilities = softmax(logits * sharpness).astype(np.float32)
     return Examination(np.arange(images), labels, probabilities, features)
 
 
@@ -54,7 +54,7 @@ def softmax(logits):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_the_answers_are_those_of_the_network_in_order(network, threads):
+def test_the_predictions_are_those_of_the_network_in_order(network, threads):
     found = examination.examine(network, SPLITS, threads)
     for split, (images, labels, indices) in SPLITS.items():
         chosen = images[indices][..., np.newaxis]
@@ -103,41 +103,41 @@ def test_a_model_that_shows_no_features_is_not_typical_of_anything():
 
 
 class TestTemperature:
-    @pytest.mark.parametrize("sureness", [0.5, 1.0, 3.0])
-    def test_it_is_found_again(self, sureness):
-        fit = fitted(answers(1), answers(2, sureness=sureness), True)
-        assert fit.temperature == pytest.approx(sureness, rel=0.1)
+    @pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
+    def test_it_is_found_again(self, sharpness):
+        fit = fitted(predictions(1), predictions(2, sharpness=sharpness), True)
+        assert fit.temperature == pytest.approx(sharpness, rel=0.1)
 
     def test_it_mends_the_calibration_error(self):
-        held_out = answers(2, sureness=3.0)
-        calibration = fitted(answers(1), held_out, True).calibration
+        held_out = predictions(2, sharpness=3.0)
+        calibration = fitted(predictions(1), held_out, True).calibration
         found = calibration["calibration"]
         assert found["images"] == 3000
         assert found["expected_error_before"] > 0.1
         assert found["expected_error_after"] < 0.03
 
     def test_it_stays_1_unless_it_is_asked_for(self):
-        fit = fitted(answers(1), answers(2, sureness=3.0), False)
+        fit = fitted(predictions(1), predictions(2, sharpness=3.0), False)
         assert (fit.temperature, fit.calibration) == (1, {})
         assert fit.typicality is not None
 
     def test_it_stays_1_with_less_than_100_held_out_images(self):
-        few = answers(2, images=99, sureness=3.0)
-        assert fitted(answers(1), few, True).temperature == 1
-        enough = answers(2, images=100, sureness=3.0)
-        assert fitted(answers(1), enough, True).temperature != 1
-        assert fitted(answers(1), None, True).temperature == 1
+        few = predictions(2, images=99, sharpness=3.0)
+        assert fitted(predictions(1), few, True).temperature == 1
+        enough = predictions(2, images=100, sharpness=3.0)
+        assert fitted(predictions(1), enough, True).temperature != 1
+        assert fitted(predictions(1), None, True).temperature == 1
 
 
 class TestTypicality:
     def test_it_is_fitted_to_the_held_out_images(self):
-        training, held_out = answers(1), answers(2)
+        training, held_out = predictions(1), predictions(2)
         found = fitted(training, held_out, False).typicality
         rare = (found(held_out.features).numpy() < 0.05).mean()
         assert rare == pytest.approx(0.05, abs=0.01)
 
     def test_without_held_out_images_some_of_the_others_are(self):
-        training = answers(1)
+        training = predictions(1)
         found = fitted(training, None, False).typicality
         rare = (found(training.features[::5]).numpy() < 0.05).mean()
         assert rare == pytest.approx(0.05, abs=0.01)

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from mnist_tf.run import pictures
-from mnist_tf.stats.mistakes import Answers, find_mistakes
+from mnist_tf.stats.mistakes import Predictions, find_mistakes
 
 
 def mistakes(classes=10, shape=(28, 28), names=None, wrong=0.3, count=2000):
-    """Mistakes in random answers to images of noise."""
+    """Mistakes in random predictions for images of noise."""
     generator = np.random.default_rng(1)
     labels = generator.integers(0, classes, count)
-    answers = np.where(
+    predictions = np.where(
         generator.random(count) < wrong, generator.integers(0, classes, count), labels
     )
     losses = generator.random(count).astype(np.float32)
@@ -20,7 +20,7 @@ def mistakes(classes=10, shape=(28, 28), names=None, wrong=0.3, count=2000):
     ]
     names = names or tuple(map(str, range(classes)))
     return find_mistakes(
-        Answers(answers, losses), images, labels, np.arange(count), names, 16
+        Predictions(predictions, losses), images, labels, np.arange(count), names, 16
     )
 
 

@@ -21,13 +21,13 @@ def calibrated(probabilities, labels, bins=15):
     return found
 
 
-def drawn(seed, images=4000, sureness=1.0):
+def drawn(seed, images=4000, sharpness=1.0):
     """Logits, and labels that are as probable as their softmax says."""
     random = np.random.default_rng(seed)
     logits = random.normal(0, 2, (images, 5))
     shares = softmax(logits)
     labels = (shares.cumsum(axis=1) < random.random((images, 1))).sum(axis=1)
-    return softmax(logits * sureness).astype(np.float32), labels
+    return softmax(logits * sharpness).astype(np.float32), labels
 
 
 def softmax(logits):
@@ -95,11 +95,11 @@ class TestCalibration:
 
 
 class TestTemperature:
-    @pytest.mark.parametrize("sureness", [0.5, 1.0, 3.0])
-    def test_it_is_found_again(self, sureness):
-        probabilities, labels = drawn(3, 20_000, sureness)
+    @pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
+    def test_it_is_found_again(self, sharpness):
+        probabilities, labels = drawn(3, 20_000, sharpness)
         found = calibration.best_temperature(probabilities, labels)
-        assert found == pytest.approx(sureness, rel=0.05)
+        assert found == pytest.approx(sharpness, rel=0.05)
         scaled = calibration.scaled(probabilities, found)
         after = calibrated(scaled, labels)
         assert after.expected_error < 0.02
@@ -107,7 +107,7 @@ class TestTemperature:
         assert (scaled.argmax(axis=1) == probabilities.argmax(axis=1)).all()
 
     def test_no_other_temperature_is_better(self):
-        probabilities, labels = drawn(4, sureness=2.0)
+        probabilities, labels = drawn(4, sharpness=2.0)
         found = calibration.best_temperature(probabilities, labels)
         best = calibrated(calibration.scaled(probabilities, found), labels).loss
         for other in np.geomspace(found / 3, found * 3, 31):
@@ -122,13 +122,13 @@ class TestTemperature:
         assert np.isfinite(scaled).all()
         assert scaled.sum(axis=1) == pytest.approx(1)
 
-    def test_answers_that_are_all_right_do_not_become_certain(self):
+    def test_predictions_that_are_all_correct_do_not_become_certain(self):
         labels = np.arange(200) % 5
         probabilities = np.full((200, 5), 0.05, np.float32)
         probabilities[np.arange(200), labels] = 0.8
         temperature = calibration.best_temperature(probabilities, labels)
-        surest = calibration.scaled(probabilities[:1], temperature).max()
-        assert surest == pytest.approx(201 / 202, abs=1e-4)
+        most_confident = calibration.scaled(probabilities[:1], temperature).max()
+        assert most_confident == pytest.approx(201 / 202, abs=1e-4)
 
     def test_a_model_that_is_always_wrong_gets_the_highest(self):
         probabilities = np.array([[0.9, 0.1], [0.2, 0.8]])

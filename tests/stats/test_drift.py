@@ -214,7 +214,7 @@ class TestPopulationStabilityIndex:
 
 
 class TestReference:
-    def test_images_and_answers_may_be_different_ones(self, sample):
+    def test_images_and_predictions_may_be_different_ones(self, sample):
         probabilities = np.full((7, 4), 0.25, np.float32)
         found = drift.reference(sample.test_images[:50], probabilities)
         assert found.keys() == set(drift.FEATURES)

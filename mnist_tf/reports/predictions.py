@@ -1,4 +1,4 @@
-"""What a network answers to each image of a split, at hardly any memory."""
+"""What a network predicts for each image of a split, at hardly any memory."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -14,12 +14,12 @@ Batch = tuple[slice, np.ndarray]  # which images, and their probabilities [n, C]
 
 
 @dataclasses.dataclass(frozen=True)
-class Answers:
-    """The answers to n images, and where their probabilities are.
+class LabelledPredictions:
+    """The predictions for n images, and where their probabilities are.
 
     Attributes:
       labels: int64 [n].
-      answers: int32 [n], the most probable class of each.
+      predicted: int32 [n], the most probable class of each.
       confidence: float32 [n], its probability.
       of_label: float32 [n], the probability of the label.
       classes: number of classes C.
@@ -27,7 +27,7 @@ class Answers:
     """
 
     labels: np.ndarray
-    answers: np.ndarray
+    predicted: np.ndarray
     confidence: np.ndarray
     of_label: np.ndarray
     classes: int
@@ -37,9 +37,9 @@ class Answers:
         return len(self.labels)
 
     @property
-    def right(self) -> np.ndarray:
-        """Whether each answer is right, bool [n]."""
-        return self.answers == self.labels
+    def correct(self) -> np.ndarray:
+        """Whether each prediction is correct, bool [n]."""
+        return self.predicted == self.labels
 
     def batches(self) -> Iterator[Batch]:
         """Reads the probabilities back, in order."""
@@ -70,22 +70,24 @@ def walk(
         progress(part.stop - start)
 
 
-def collect(batches: Iterator[Batch], labels: np.ndarray, file: IO[bytes]) -> Answers:
-    """Writes the probabilities of images into a file and keeps the answers.
+def collect(
+    batches: Iterator[Batch], labels: np.ndarray, file: IO[bytes]
+) -> LabelledPredictions:
+    """Writes the probabilities of images into a file and keeps what is predicted.
 
     Args:
       batches: the probabilities, such as `walk` yields.
       labels: int64 [n], n at least 1.
       file: an empty file to write to and read from.
     """
-    answers = np.empty(len(labels), np.int32)
+    predicted = np.empty(len(labels), np.int32)
     confidence = np.empty(len(labels), np.float32)
     of_label = np.empty(len(labels), np.float32)
     for part, probabilities in batches:
         file.write(np.ascontiguousarray(probabilities, np.float32).data)
-        answers[part] = probabilities.argmax(axis=1)
+        predicted[part] = probabilities.argmax(axis=1)
         confidence[part] = probabilities.max(axis=1)
         of_label[part] = probabilities[np.arange(len(probabilities)), labels[part]]
     file.flush()
     classes = probabilities.shape[1]
-    return Answers(labels, answers, confidence, of_label, classes, file)
+    return LabelledPredictions(labels, predicted, confidence, of_label, classes, file)
