@@ -180,16 +180,17 @@ def test_regularisation_losses_are_minimised_but_not_reported():
 
 
 def test_averaged_weights_are_evaluated_and_kept():
-    decay, averages = 0.5, None
+    decay, averages = 0.2, None
     trainer = make_trainer(ema_decay=decay, log_every=1)
 
-    def follow(_):
+    def follow(progress):
         nonlocal averages
         now = [v.numpy().copy() for v in trainer.model.trainable_variables]
         averages = averages or now
+        before = progress.step - 1
+        share = max(1 - decay, 9 / (before + 9))
         averages = [
-            decay * old + (1 - decay) * new
-            for old, new in zip(averages, now, strict=True)
+            old + share * (new - old) for old, new in zip(averages, now, strict=True)
         ]
 
     fit(trainer, validation=validation(), callbacks=[follow])

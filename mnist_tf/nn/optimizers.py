@@ -56,7 +56,37 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return dict(vars(self))
 
 
-class FusedAdam(keras.optimizers.Adam):
+class _ShortAtFirst(keras.optimizers.Optimizer):
+    """Averages the weights over few steps at first, over ever more later.
+
+    With Keras's constant `ema_momentum`, weights of the first steps, which are nothing
+    like the later ones, stay in the average for long. Here the momentum of step t is at
+    most t / (t + 9), so that the average covers about a tenth of the steps so far. The
+    formula is that of `tf.train.ExponentialMovingAverage` with `num_updates`.
+    """
+
+    def _update_model_variables_moving_average(self, variables: Sequence) -> None:
+        step = tf.cast(self.iterations.value, tf.float32)  # 0 is the first
+        share = tf.maximum(1.0 - self.ema_momentum, 9.0 / (step + 9.0))
+        alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
+        pairs = zip(variables, self._model_variables_moving_average, strict=True)
+        for variable, average in pairs:
+            if not alone:
+                average.assign(average + share * (variable - average))
+                continue
+            # Four operations, where Keras takes nine.
+            tf.raw_ops.ResourceApplyGradientDescent(
+                var=average.value.handle,
+                alpha=share,
+                delta=average.value - variable.value,
+            )
+
+
+class SGD(_ShortAtFirst, keras.optimizers.SGD):
+    """Keras's SGD, with an average of the weights that is short at first."""
+
+
+class FusedAdam(_ShortAtFirst, keras.optimizers.Adam):
     """Adam on TensorFlow's fused kernel: one operation per variable instead of twenty.
 
     Arithmetic and arguments are those of `keras.optimizers.Adam`, without `amsgrad`;
@@ -82,21 +112,6 @@ class FusedAdam(keras.optimizers.Adam):
             epsilon=self.epsilon,
             grad=gradient,
         )
-
-    def _update_model_variables_moving_average(self, variables: Sequence) -> None:
-        """Updates the averages in four operations each, where Keras takes nine."""
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            super()._update_model_variables_moving_average(variables)
-            return
-        # The average starts at the first weights.
-        share = tf.where(self.iterations.value == 0, 1.0, 1.0 - self.ema_momentum)
-        pairs = zip(variables, self._model_variables_moving_average, strict=True)
-        for variable, average in pairs:
-            tf.raw_ops.ResourceApplyGradientDescent(
-                var=average.value.handle,
-                alpha=share,
-                delta=average.value - variable.value,
-            )
 
 
 class Muon(FusedAdam):
@@ -181,7 +196,7 @@ def build_optimizer(
     optimizer: keras.optimizers.Optimizer
     if name == "sgd":
         nesterov = momentum > 0
-        optimizer = keras.optimizers.SGD(
+        optimizer = SGD(
             momentum=float(momentum),  # Keras does not take 0
             nesterov=nesterov,
             **common,

@@ -128,6 +128,24 @@ def test_fused_adam_computes_what_adam_of_keras_does(weight_decay):
     assert np.abs(ends[0] - start).mean() > 0.1
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("decay", [0.3, 0.9])
+def test_the_average_is_short_at_first(name, decay):
+    variable = keras.Variable(np.ones((3, 4), np.float32), name="kernel")
+    optimizer = build_optimizer(name, 0.1, ema_decay=decay)
+    expected = np.zeros((3, 4))
+    gradients = np.random.default_rng(0).normal(size=(6, 3, 4))
+    for step, gradient in enumerate(gradients):
+        optimizer.apply([keras.ops.convert_to_tensor(gradient, "float32")], [variable])
+        # That of tf.train.ExponentialMovingAverage, which counts from the second step.
+        momentum = 0 if step == 0 else min(decay, (1 + step - 1) / (10 + step - 1))
+        expected = momentum * expected + (1 - momentum) * variable.numpy()
+    last = variable.numpy()
+    optimizer.finalize_variable_values([variable])
+    np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5)
+    assert not np.allclose(expected, last, rtol=1e-4)
+
+
 def test_sgd_takes_the_momentum_0_of_a_config():
     optimizer = build_optimizer("sgd", 0.1, momentum=0)
     assert optimizer.momentum == 0
