@@ -441,6 +441,11 @@ def _read(path: Path, name: str) -> bytes:
             continue  # just being moved, or missing
         except OSError as error:
             raise UserError(f"{place} cannot be read ({error.strerror})") from error
+    if not holds_model(path) and any((path / CHECKPOINTS).glob("*")):
+        raise UserError(
+            f"--model_dir {path} holds an unfinished run, which has checkpoints but no "
+            "model; finish it with the command that started it and --resume"
+        )
     raise UserError(f"{path / name} does not exist; train a model there first")
 
 

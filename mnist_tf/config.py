@@ -208,7 +208,7 @@ class Config:
         0.99, "adam, adamw: decay rate of the second-moment estimates.",
         TRAINING, limits=FRACTION)
     weight_decay: float = setting(
-        0.004, "adamw, sgd: decoupled weight decay of the kernels.",
+        0.004, "adamw, sgd, muon: decoupled weight decay of the kernels.",
         TRAINING, limits=AT_LEAST_0)
     global_clipnorm: float = setting(
         0.0, "Clip the gradients to this global norm. 0 does not clip.",
@@ -418,11 +418,5 @@ def _conflicts(config: Config) -> list[str]:
         problems.append(
             "--min_steps_per_epoch must not exceed --max_steps_per_epoch (got "
             f"{fewest} and {most})"
-        )
-    validates = config.early_stopping > 0 or config.restore_best_weights
-    if validates and config.validation_split == 0:
-        problems.append(
-            "--early_stopping and --restore_best_weights need validation images; set "
-            "--validation_split above 0 (got 0.0)"
         )
     return problems

@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 import tensorflow as tf
 
+from mnist_tf.errors import UserError
 from mnist_tf.nn.augmentation import Augmentation, augment, mixup
 
 _EVALUATED_BYTES = 500 * 32 * 32 * 3  # of pixels in a batch of evaluation
@@ -59,8 +60,13 @@ def training_batches(
       A dataset of (images uint8 [B, H, W, C], labels int64 [B] or, with mixup, float32
       [B, num_classes]), with one element for each step and each replica that this
       pipeline feeds.
+
+    Raises:
+      UserError: the arrays do not fit each other.
     """
-    rows = np.arange(len(labels)) if indices is None else indices
+    images, labels, rows = _checked(images, labels, indices)
+    if mixup_alpha and not num_classes:
+        raise UserError("mixup_alpha needs num_classes; pass the number of classes")
     count, all_rows = len(rows), tf.constant(rows, tf.int64)
     replica_batch = batch_size // replicas
     all_labels = tf.constant(labels, tf.int64)
@@ -101,10 +107,13 @@ def evaluation_batches(
 
     Arrays, indices and batches are those of `training_batches`. By default a batch has
     500 images, or fewer large ones, which would need much memory.
+
+    Raises:
+      UserError: the arrays do not fit each other.
     """
+    images, labels, rows = _checked(images, labels, indices)
     if batch_size is None:
         batch_size = min(500, max(16, _EVALUATED_BYTES // max(1, images[:1].nbytes)))
-    rows = np.arange(len(labels)) if indices is None else indices
     all_labels = tf.constant(labels[rows], tf.int64)
     if isinstance(images, np.memmap):
         gather, batches = _gatherer(images), tf.data.Dataset.from_tensor_slices(rows)
@@ -115,6 +124,34 @@ def evaluation_batches(
         found = found.batch(batch_size)
     labelled = tf.data.Dataset.from_tensor_slices(all_labels).batch(batch_size)
     return _untuned(tf.data.Dataset.zip(found, labelled).prefetch(2))
+
+
+def _checked(
+    images: np.ndarray, labels: np.ndarray, indices: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns images, labels and the rows to take; TensorFlow would broadcast some."""
+    images, labels = np.asanyarray(images), np.asarray(labels)
+    if len(images) != len(labels):
+        raise UserError(
+            f"there must be a label for each image (got {len(images)} images and "
+            f"{len(labels)} labels)"
+        )
+    if labels.ndim != 1 or labels.dtype.kind not in "ui":
+        raise UserError(
+            f"labels must be integers of shape [n] (got {labels.dtype} of shape "
+            f"{list(labels.shape)}); labels.argmax(1) makes them from one-hot rows, "
+            "labels.ravel() from a column, np.unique(labels, return_inverse=True)[1] "
+            "from names"
+        )
+    if len(labels) and labels.min() < 0:
+        raise UserError(f"labels must be at least 0 (got {labels.min()})")
+    rows = np.arange(len(labels)) if indices is None else np.asarray(indices)
+    if rows.dtype.kind not in "ui":
+        raise UserError(
+            f"indices must be integers (got {rows.dtype}); np.flatnonzero(mask) makes "
+            "them from a mask"
+        )
+    return images, labels, rows
 
 
 def _untuned(batches: tf.data.Dataset) -> tf.data.Dataset:

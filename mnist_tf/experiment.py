@@ -40,6 +40,8 @@ from mnist_tf.run.parts import Parts, own_shards
 from mnist_tf.stats.mistakes import Mistakes, Predictions
 from mnist_tf.trainer import Callback, Trainer
 
+_AUTO = ("precision", "shards")  # settings that may be "auto"
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -123,20 +125,17 @@ def run(
 def prepare(config: Config, workers: int = 1) -> Config:
     """Sets the thread pools, and resolves what `auto` stands for on this computer.
 
-    `workers` share the work. A run that is resumed keeps its number of shards.
+    `workers` share the work. A run that is resumed keeps what was chosen at its start.
     """
-    chosen: dict[str, Any] = {}
-    if config.precision == "auto":
-        chosen["precision"] = hardware.fastest_precision()
-    if config.shards == "auto":
-        folder = Path(config.model_dir) / artifact.CHECKPOINTS
-        saved = checkpoints.read_record(folder) if config.resume else None
-        if saved:
-            chosen["shards"] = saved["description"]["config"]["shards"]
-        elif workers > 1:
-            chosen["shards"] = 1
-        else:
-            chosen["shards"] = hardware.fastest_shards(config.batch_size)
+    best: dict[str, Any] = {
+        "precision": hardware.fastest_precision(),
+        "shards": 1 if workers > 1 else hardware.fastest_shards(config.batch_size),
+    }
+    folder = Path(config.model_dir) / artifact.CHECKPOINTS
+    saved = checkpoints.read_record(folder) if config.resume else None
+    if saved:
+        best = saved["description"]["config"]
+    chosen = {name: best[name] for name in _AUTO if getattr(config, name) == "auto"}
     config = dataclasses.replace(config, **chosen)
     hardware.share_gpus()
     hardware.set_threads(config.intra_op_threads, config.inter_op_threads)

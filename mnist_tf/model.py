@@ -9,6 +9,7 @@ also shows its features, which tell typical images from others.
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -368,7 +369,12 @@ def build(
         model = MODELS[name](num_classes=num_classes, **given)
         # A subclassed model gets its variables when it is called.
         image = tf.zeros([1, *image_shape, 1][:4], tf.uint8)
-        model(image)
+        outputs = model(image).shape[-1]
+        if outputs != num_classes:
+            raise UserError(
+                f"--model={name} must have an output for each of the {num_classes} "
+                f"classes (got {outputs}); use the argument num_classes"
+            )
         if test_shift or test_flip:
             model = TestTimeAugmented(model, test_shift, test_flip)
             model(image)
@@ -379,12 +385,18 @@ def build(
             if isinstance(layer, BatchNormalization):
                 layer.synchronized = sync_batch_norm
         return model
+    except UserError:
+        raise
     except (ValueError, tf.errors.OpError) as error:
         height, width = image_shape[:2]
-        reason = str(error).split("\n")[0]
+        # Keras says first in which layer it was, and prints the reason in bold.
+        lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
+        reasons = [line for line in lines if line and not line.startswith("Exception ")]
+        reason = reasons[0] if reasons else type(error).__name__
+        advice = ", or give fewer --filters" if "filters" in arguments else ""
         raise UserError(
             f"--model={name} cannot take images of {width}x{height} pixels ({reason}); "
-            "make them larger, or give fewer --filters"
+            f"make them larger{advice}"
         ) from error
     finally:
         keras.config.set_dtype_policy(before)

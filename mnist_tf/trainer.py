@@ -11,6 +11,7 @@ else should happen during a run is passed to it as callbacks (see
 Another training algorithm is a subclass with another `train_step`.
 """
 
+import bisect
 import contextlib
 import dataclasses
 import functools
@@ -128,8 +129,23 @@ class Trainer:
         shards: int = 1,
         gather: Callable[[Any], list[Any]] = lambda value: [value],
     ) -> None:
-        if not model.built:
-            raise UserError("the model is not built; call it on a batch first")
+        _check(
+            (model.built, "the model is not built; call it on a batch first"),
+            (
+                isinstance(optimizer, keras.optimizers.Optimizer),
+                f"the optimizer must be a Keras optimizer (got {optimizer!r})",
+            ),
+            (
+                callable(loss),
+                f"the loss must be a function of labels and logits (got {loss!r})",
+            ),
+            (
+                isinstance(metrics, Mapping),
+                f"metrics must be functions by name, a dict (got {metrics!r})",
+            ),
+            (log_every >= 1, f"log_every must be at least 1 (got {log_every})"),
+            (shards >= 1, f"shards must be at least 1 (got {shards})"),
+        )
         self.model = model
         self.optimizer = optimizer
         self.loss = loss
@@ -182,8 +198,29 @@ class Trainer:
 
         Raises:
           NotFiniteError: the loss or a weight is NaN or infinite.
-          UserError: there are fewer batches than steps.
+          UserError: an argument cannot be used, or there are fewer batches than steps.
         """
+        _check_batches(batches)
+        _check(
+            (
+                steps_per_epoch >= 1,
+                f"steps_per_epoch must be at least 1 (got {steps_per_epoch})",
+            ),
+            (
+                validation is not None or not self.restore_best_weights,
+                "restore_best_weights needs validation; pass batches to fit",
+            ),
+            *(
+                (
+                    callable(callback),
+                    "a callback is called with the progress, unlike those of Keras; "
+                    f"pass a function (got {callback!r})",
+                )
+                for callback in callbacks
+            ),
+        )
+        if validation is not None:
+            _check_batches(validation)
         self.stopped = ""
         self._restore_callbacks(callbacks)
         self._check_count(batches, epochs, steps_per_epoch)
@@ -287,6 +324,7 @@ class Trainer:
           NotFiniteError: the loss is NaN or infinite.
           UserError: there are no batches.
         """
+        _check_batches(batches)
         return self._evaluate(batches, model or self.model)
 
     def _evaluate(
@@ -466,7 +504,8 @@ class Trainer:
     def _next_call(self, done: int) -> int:
         """The step after which to call the callbacks, `done` steps into the epoch."""
         regular = self.step + self.log_every - done % self.log_every
-        return min([regular, *(step for step in self.log_at if step > self.step)])
+        first = bisect.bisect_right(self.log_at, self.step)
+        return min([regular, *self.log_at[first : first + 1]])
 
     def _train_until(self, step: int, iterator: tf.data.Iterator) -> bool:
         """Trains up to a step; returns whether it came so far before a `stop`."""
@@ -558,10 +597,14 @@ class Trainer:
     def _evaluate_step(
         self, model: keras.Model, images: tf.Tensor, labels: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        count, shards = tf.shape(images)[0], self.shards
+        samples, shards = tf.shape(images)[0], self.shards
+        # A last batch may be small, and kernels may fail without an image.
+        fill = tf.maximum(shards - samples, 0)
+        images = tf.pad(images, [[0, fill]] + [[0, 0]] * (len(images.shape) - 1))
+        count = samples + fill
         bounds = [count * index // shards for index in range(shards + 1)]
         parts = [images[start:end] for start, end in itertools.pairwise(bounds)]
-        logits = tf.concat([model(part, training=False) for part in parts], 0)
+        logits = tf.concat([model(part, training=False) for part in parts], 0)[:samples]
         losses = self.evaluation_loss(labels, logits)
         self.metrics.update(labels, logits, losses)
         return tf.argmax(logits, -1, tf.int32), tf.cast(losses, tf.float32)
@@ -595,6 +638,21 @@ class Trainer:
         self.metrics.reset()
         self._samples = 0.0
         return validated
+
+
+def _check(*rules: tuple[bool, str]) -> None:
+    """Raises a `UserError` with the message of the first rule that does not hold."""
+    for holds, message in rules:
+        if not holds:
+            raise UserError(message)
+
+
+def _check_batches(batches: Any) -> None:
+    if isinstance(batches, (np.ndarray, tuple, list)):
+        raise UserError(
+            f"batches must be a tf.data.Dataset (got {type(batches).__name__}); see "
+            "training_batches and evaluation_batches of the data loader"
+        )
 
 
 def _joined(parts: Sequence[tf.Tensor], dtype: type) -> np.ndarray:

@@ -284,15 +284,6 @@ def test_the_minimum_of_steps_per_epoch_cannot_exceed_the_maximum():
     Config(min_steps_per_epoch=9, max_steps_per_epoch=9)
 
 
-@pytest.mark.parametrize(
-    "settings", [{"early_stopping": 1}, {"restore_best_weights": True}]
-)
-def test_monitoring_the_validation_needs_validation_images(settings):
-    line = refused({"validation_split": 0, **settings})
-    assert line.endswith("set --validation_split above 0 (got 0.0)")
-    Config(**settings)
-
-
 @pytest.mark.parametrize("field", SETTINGS.values(), ids=lambda field: field.name)
 def test_every_setting_has_a_help_text_and_a_group(field):
     assert field.metadata["help"].endswith(".")

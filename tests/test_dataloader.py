@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from mnist_tf.dataloader import evaluation_batches, training_batches
+from mnist_tf.errors import UserError
 from mnist_tf.nn.augmentation import Augmentation
 
 AFFINE = Augmentation(shift=2, rotation=10, zoom=0.1, shear=5)
@@ -213,3 +214,52 @@ def test_large_images_are_evaluated_in_smaller_batches(side, size):
     images = np.zeros((501, side, side), np.uint8)
     (first, _), *_ = evaluation_batches(images, np.arange(501))
     assert len(first) == size
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            lambda x, y: (x, y[:-1]),
+            "a label for each image .got 40 images and 39 labels",
+        ),
+        (lambda x, y: (x, y[:, None]), r"of shape \[n\] .got int64 of shape \[40, 1\]"),
+        (
+            lambda x, y: (x, np.eye(10)[y]),
+            r"got float64 of shape \[40, 10\].; labels.arg",
+        ),
+        (lambda x, y: (x, y.astype(str)), "labels must be integers"),
+        (lambda x, y: (x, y - 10), "labels must be at least 0 .got -"),
+    ],
+    ids=["too few", "a column", "one-hot", "names", "negative"],
+)
+def test_labels_that_do_not_fit_are_refused(change, line):
+    images = np.zeros((40, 28, 28), np.uint8)
+    arrays = change(images, np.arange(40) % 10)
+    with pytest.raises(UserError, match=line):
+        evaluation_batches(*arrays)
+    with pytest.raises(UserError, match=line):
+        training_batches(*arrays, batch_size=4, seed=1, stop=2)
+
+
+@pytest.mark.fault
+def test_indices_are_no_mask():
+    images, labels = np.zeros((4, 28, 28), np.uint8), np.arange(4)
+    with pytest.raises(
+        UserError, match=r"must be integers \(got bool\); np.flatnonzero"
+    ):
+        evaluation_batches(images, labels, indices=labels > 1)
+
+
+@pytest.mark.fault
+def test_mixup_needs_the_number_of_classes():
+    images, labels = np.zeros((4, 28, 28), np.uint8), np.arange(4)
+    with pytest.raises(UserError, match="mixup_alpha needs num_classes"):
+        training_batches(images, labels, batch_size=2, seed=1, stop=2, mixup_alpha=0.2)
+
+
+def test_lists_will_do():
+    images, labels = np.zeros((4, 28, 28), np.uint8), np.arange(4)
+    (batch,) = evaluation_batches(images.tolist(), labels.tolist())
+    assert batch[0].shape == (4, 28, 28, 1)

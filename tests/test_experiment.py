@@ -196,6 +196,41 @@ def test_the_chosen_number_of_shards_is_recorded_and_kept(
     assert prepared(shards="auto", batch_size=64).config.shards == 1
 
 
+def test_a_resumed_run_keeps_its_precision(run, prepared, monkeypatch):
+    monkeypatch.setattr(hardware, "fastest_precision", lambda: "bfloat16")
+    run(precision="auto")
+    monkeypatch.setattr(hardware, "fastest_precision", lambda: "float32")
+    for resume in (True, "auto"):  # as on another processor
+        assert prepared(precision="auto", resume=resume).config.precision == "bfloat16"
+    assert prepared(precision="auto").config.precision == "float32"
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "settings", [{"early_stopping": 1}, {"restore_best_weights": True}]
+)
+def test_what_looks_at_the_validation_needs_validation_images(
+    prepared, tmp_path, arrays, settings
+):
+    with pytest.raises(UserError, match=r"set --validation_split above 0 \(got 0.0\)"):
+        prepared(validation_split=0.0, **settings)
+    folder = tmp_path / "with" / "validation"
+    images = Image.fromarray(np.zeros((4, 4), np.uint8))
+    for split in ("train", "validation", "test"):
+        for label in "ab":
+            (tmp_path / "with" / split / label).mkdir(parents=True)
+            images.save(tmp_path / "with" / split / label / "1.png")
+    assert folder.is_dir()
+    settings |= {"dataset": "custom", "data_dir": str(tmp_path / "with")}
+    settings |= {"batch_size": 1, "cache_dir": str(tmp_path / "cache")}
+    assert len(prepared(validation_split=0.0, **settings).splits["validation"][2]) == 2
+
+
+def test_checkpoints_are_due_at_the_steps_that_are_asked_for(prepared):
+    trainer = prepared(save_every=4, log_every=50, batch_size=450).build_trainer(0.1)
+    assert (trainer.log_every, list(trainer.log_at)) == (50, [4, 8])
+
+
 def test_each_of_several_workers_has_one_shard():
     config = experiment.prepare(Config(shards="auto", batch_size=512), workers=2)
     assert config.shards == 1

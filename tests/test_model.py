@@ -238,3 +238,37 @@ def test_logits_of_certain_predictions_stay_finite():
 
     logits = models.TestTimeAugmented(Certain(), 1)(IMAGES)
     np.testing.assert_allclose(logits[0], [0.0, -200.0], atol=1e-3)
+
+
+@pytest.fixture
+def other_networks(monkeypatch):
+    """A network with the wrong number of outputs, and one for another size."""
+
+    def seven(num_classes):
+        return keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(7)])
+
+    def small(num_classes):
+        layers = [keras.layers.Flatten(), keras.layers.Dense(num_classes)]
+        return keras.Sequential([keras.Input((14, 14, 1)), *layers])
+
+    monkeypatch.setitem(MODELS, "seven", seven)
+    monkeypatch.setitem(MODELS, "small", small)
+
+
+@pytest.mark.fault
+def test_a_network_has_an_output_for_each_class(other_networks):
+    line = "^--model=seven must have an output for each of the 10 classes .got 7"
+    with pytest.raises(UserError, match=line):
+        build("seven", {}, image_shape=(28, 28), num_classes=10)
+    build("seven", {}, image_shape=(28, 28), num_classes=7)
+
+
+@pytest.mark.fault
+def test_the_reason_is_what_keras_says(other_networks):
+    with pytest.raises(UserError) as caught:
+        build("small", {}, image_shape=(28, 28), num_classes=10)
+    line = str(caught.value)
+    assert "is incompatible with the layer" in line
+    assert "Exception encountered" not in line
+    assert "\x1b" not in line
+    assert "--filters" not in line

@@ -1,8 +1,10 @@
 """From pictures in folders to the same answer everywhere, as users go."""
 
 import base64
+import csv
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,7 +98,7 @@ def test_the_summary_says_what_was_read_and_how(trained):
 
 
 def test_a_damaged_picture_is_named(trained):
-    assert "left out 1 image files: shapes/red bar/damaged.jpg must be" in " ".join(
+    assert "left out 1 image file: shapes/red bar/damaged.jpg must be" in " ".join(
         trained.stderr.split()
     )
 
@@ -115,8 +117,35 @@ def test_the_model_directory_says_how_a_picture_becomes_the_input(description):
 
 def test_evaluate_agrees_with_training(folder, trained):
     metrics = json.loads((folder / "out" / "metrics.json").read_text("utf-8"))
-    printed = ok(folder, "--split=test", name="evaluate").stdout
-    assert f"accuracy {metrics['test']['accuracy'] * 100:.2f}%" in printed
+    done = ok(folder, "--split=test", name="evaluate")
+    assert f"accuracy {metrics['test']['accuracy'] * 100:.2f}%" in done.stdout
+    assert "has changed" not in done.stderr
+
+
+def test_evaluate_warns_if_the_folder_has_changed(folder, trained, tmp_path):
+    for name in ("shapes", "out", "cache"):
+        shutil.copytree(folder / name, tmp_path / name)
+    (tmp_path / "shapes" / "red bar" / "damaged.jpg").unlink()
+    done = ok(tmp_path, "--split=test", name="evaluate")
+    line = "warning: shapes has changed since the model was trained on it; an image of"
+    assert line not in " ".join(done.stderr.split())  # the file was left out
+    shutil.copy(tmp_path / "shapes/red bar/1.jpg", tmp_path / "shapes/red bar/new.jpg")
+    done = ok(tmp_path, "--split=test", name="evaluate")
+    assert line in " ".join(done.stderr.split())
+
+
+def test_the_report_names_the_files(folder, trained, tmp_path):
+    ok(folder, "--split=train", f"--report={tmp_path}", name="evaluate")
+    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 108
+    assert all((folder / "shapes" / row["file"]).is_file() for row in rows)
+    assert all(row["file"].split("/")[0] == row["label"] for row in rows)
+    figures = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    for one in figures["least_confident"]:
+        assert one["file"] == rows[one["index"]]["file"]
+    page = (tmp_path / "index.html").read_text("utf-8")
+    assert f'title="{figures["least_confident"][0]["file"]}"' in page
 
 
 @pytest.fixture(scope="module")

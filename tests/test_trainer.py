@@ -404,3 +404,88 @@ def test_batches_that_end_early_are_counted():
     line = f"in epoch 2 of 2, after 32 samples and before its {STEPS} steps; pass more"
     with pytest.raises(UserError, match=line):
         trainer.fit(unknown, epochs=2, steps_per_epoch=STEPS)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_a_last_batch_may_have_fewer_images_than_shards(count):
+    images, labels = data(16 + count)
+    trainer = make_trainer("cnn", shards=4)
+    found = trainer.evaluate(evaluation_batches(images, labels, batch_size=16))
+    logits = trainer.model(images[..., np.newaxis])
+    classes = np.argmax(logits, axis=1)
+    assert trainer.predictions.classes.tolist() == classes.tolist()
+    assert found["accuracy"] == pytest.approx(np.mean(classes == labels))
+    losses = cross_entropy(labels, logits)
+    np.testing.assert_allclose(trainer.predictions.losses, losses, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"optimizer": "adam"}, "the optimizer must be a Keras optimizer .got 'adam'"),
+        (
+            {"loss": "mse"},
+            "the loss must be a function of labels and logits .got 'mse'",
+        ),
+        ({"metrics": ["accuracy"]}, "metrics must be functions by name, a dict"),
+        ({"log_every": 0}, "log_every must be at least 1 .got 0"),
+        ({"shards": 0}, "shards must be at least 1 .got 0"),
+    ],
+)
+def test_what_a_trainer_cannot_use_is_refused(settings, line):
+    usual = {"optimizer": keras.optimizers.Adam(), "loss": cross_entropy}
+    with pytest.raises(UserError, match=line):
+        Trainer(**{"model": sequential(), **usual, **settings})
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"steps_per_epoch": 0}, "steps_per_epoch must be at least 1 .got 0"),
+        ({"batches": data()}, "batches must be a tf.data.Dataset .got tuple"),
+        ({"validation": data()}, "batches must be a tf.data.Dataset .got tuple"),
+        ({"callbacks": [keras.callbacks.Callback()]}, "unlike those of Keras"),
+    ],
+)
+def test_what_fit_cannot_use_is_refused(arguments, line):
+    batches = training_batches(*data(), batch_size=16, seed=1, stop=2)
+    usual = {"batches": batches, "epochs": 1, "steps_per_epoch": 2}
+    with pytest.raises(UserError, match=line):
+        make_trainer("fc").fit(**{**usual, **arguments})
+
+
+@pytest.mark.fault
+def test_the_best_weights_need_validation():
+    with pytest.raises(UserError, match="restore_best_weights needs validation"):
+        fit(make_trainer("fc", restore_best_weights=True))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)},
+            "'loss' must give a value for each sample",
+        ),
+        (
+            {"metrics": {"mean": lambda labels, logits: tf.reduce_mean(logits)}},
+            "'mean' must give a value for each sample",
+        ),
+        (
+            {"metrics": {"huge": lambda labels, logits: logits[:, 0] / 0.0}},
+            "the metric 'huge' is (nan|-?inf)",
+        ),
+    ],
+)
+def test_a_loss_or_metric_of_no_use_is_named(settings, line):
+    with pytest.raises(UserError, match=line):
+        fit(make_trainer("fc", **settings))
+
+
+def test_labels_that_are_no_classes_are_an_error():
+    images, labels = data(20)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="outside the valid range"):
+        make_trainer("fc").evaluate(evaluation_batches(images, labels + 5))

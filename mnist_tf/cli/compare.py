@@ -88,7 +88,6 @@ def _read(directories: Sequence[str]) -> list[comparison.Run]:
     runs, problems = [], []
     for directory in directories:
         try:
-            _check_finished(Path(directory))
             found = artifact.read(directory)
             metrics = artifact.read_metrics(directory)
         except UserError as error:
@@ -99,15 +98,6 @@ def _read(directories: Sequence[str]) -> list[comparison.Run]:
     if problems:
         raise UserError("; ".join(problems))
     return runs
-
-
-def _check_finished(path: Path) -> None:
-    if artifact.holds_model(path) or not any((path / artifact.CHECKPOINTS).glob("*")):
-        return  # what else is wrong, the reader says
-    raise UserError(
-        f"--model_dir {path} holds an unfinished run, which has checkpoints but no "
-        "model; finish it with the command that started it and --resume"
-    )
 
 
 def _plot(runs: Sequence[comparison.Run], path: str) -> None:

@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
             "split": values["split"],
         }
         given = _load_outsiders(predictor, values["outsiders"])
-        _write(values, predictor, others, images, labels, given, title, about)
+        _write(values, predictor, others, dataset, given, title, about)
         return
     probabilities = predictor.probabilities(images)
     _print(title, evaluation.evaluate(probabilities, labels), predictor)
@@ -157,6 +157,7 @@ def _load(predictor: Predictor, values: parsing.Values) -> data.Dataset:
     )
     for warning in dataset.warnings():
         warn(warning)
+    _warn_of_changes(predictor, dataset)
     if dataset.labels != predictor.labels:
         raise UserError(
             f"--dataset {dataset.name} has the labels {', '.join(dataset.labels)}, but "
@@ -170,6 +171,20 @@ def _load(predictor: Predictor, values: parsing.Values) -> data.Dataset:
     return dataset
 
 
+def _warn_of_changes(predictor: Predictor, dataset: data.Dataset) -> None:
+    """Warns if the directory that a model was trained on holds other images now."""
+    trained_on = predictor.artifact.config.data_dir
+    if dataset.name != "custom" or not trained_on:
+        return
+    same = os.path.realpath(dataset.origin) == os.path.realpath(trained_on)
+    checksum = predictor.artifact.description["dataset"]["sha256"]
+    if same and dataset.sha256 != checksum:
+        warn(
+            f"{dataset.origin} has changed since the model was trained on it; an image "
+            "of --split=test may have been a training image"
+        )
+
+
 def _load_outsiders(predictor: Predictor, source: str) -> np.ndarray | None:
     return outsiders.load(source, predictor.preprocessing) if source else None
 
@@ -178,14 +193,14 @@ def _write(
     values: parsing.Values,
     predictor: Predictor,
     others: dict[str, Predictor],
-    images: np.ndarray,
-    labels: np.ndarray,
+    dataset: data.Dataset,
     outsider_images: np.ndarray | None,
     title: str,
     about: dict[str, str],
 ) -> None:
     """Prints the table and writes the report."""
     path, typicality = values["report"], list[np.ndarray]()
+    images, labels = dataset.split(values["split"])
 
     def probabilities(batch: np.ndarray) -> np.ndarray:
         outputs = predictor.outputs(batch)
@@ -202,6 +217,7 @@ def _write(
                 labels,
                 predictor.labels,
                 bar.update,
+                dataset.files.get(values["split"], ()),
             )
         _print(title, found.evaluation, predictor)
         extras = Extras(

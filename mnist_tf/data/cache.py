@@ -21,11 +21,11 @@ from typing import IO, Any
 import numpy as np
 
 from mnist_tf.data import arrays, images, limits
-from mnist_tf.data.labelled import File, LabelledFiles
+from mnist_tf.data.labelled import File, LabelledFiles, relative
 from mnist_tf.data.preprocessing import Preprocessing
 from mnist_tf.errors import UserError
 
-_VERSION = 1
+_VERSION = 2
 _MAGIC = b"MNISTTF1"
 _CHUNK_BYTES = 2**26  # of pixels that are decoded before they are written
 _TASK = 16  # files that a thread decodes at a time; handing over one takes as long
@@ -45,12 +45,14 @@ class Pixels:
       images: uint8 [n, H, W] or [n, H, W, 3] of each split, in memory or, if they do
         not fit, a `np.memmap`.
       labels: int64 [n] of each split.
+      files: paths of the files of each split, as they are below the directory.
       sha256: checksum of the images of each split, in hexadecimal.
       skipped: the files that are damaged, which the splits leave out.
     """
 
     images: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
+    files: dict[str, list[str]]
     sha256: dict[str, str]
     skipped: tuple[Skipped, ...]
 
@@ -128,7 +130,7 @@ def _fingerprint(files: LabelledFiles, preprocessing: Preprocessing) -> str:
     for split, members in files.splits.items():
         for path, label in members:
             # However the directory was named.
-            line = f"{split} {label} {path.removeprefix(files.origin)}"
+            line = f"{split} {label} {relative(path, files.origin)}"
             try:
                 stat = os.stat(path)
             except (OSError, ValueError):  # such as a name with a null character
@@ -265,7 +267,7 @@ def _decode_all(
                     if isinstance(row, str):
                         if strict:
                             raise UserError(f"{row}; {_STRICT}")
-                        skipped.append((name.removeprefix(files.origin), row))
+                        skipped.append((relative(name, files.origin), row))
                         continue
                     checksum.update(row.data)
                     file.write(row.data)
@@ -286,22 +288,29 @@ def _read(
     preprocessing: Preprocessing,
 ) -> Pixels:
     """Maps the rows of a cache file, or reads them if they fit in memory."""
-    left_out = tuple((files.origin + name, why) for name, why in described["skipped"])
-    skipped = {name for name, _ in left_out}
+    reasons = dict(described["skipped"])
+    left_out: list[Skipped] = []
     size = math.prod(preprocessing.image_shape)
     fits = _COPIES * described["bytes"] + _RESERVE < limits.available_memory()
-    pixels, labels, start = {}, {}, 0
+    pixels, labels, names, start = {}, {}, {}, 0
     for split, members in files.splits.items():
-        kept = [label for name, label in members if name not in skipped]
+        kept: list[File] = []
+        for path, label in members:
+            name = relative(path, files.origin)
+            if name in reasons:
+                left_out.append((path, reasons[name]))
+            else:
+                kept.append((name, label))
         shape = (len(kept), *preprocessing.image_shape)
         if kept:
             rows: np.ndarray = np.memmap(file, np.uint8, "r", start, shape)
         else:
             rows = np.empty(shape, np.uint8)  # which cannot be mapped
         pixels[split] = np.array(rows) if fits else rows
-        labels[split] = np.array(kept, np.int64)
+        labels[split] = np.array([label for _, label in kept], np.int64)
+        names[split] = [name for name, _ in kept]
         start += len(kept) * size
-    return Pixels(pixels, labels, described["sha256"], left_out)
+    return Pixels(pixels, labels, names, described["sha256"], tuple(left_out))
 
 
 def _sha256(content: bytes) -> str:

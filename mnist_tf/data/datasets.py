@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Dataset:
         28x28 with digits as labels are digits, and others photos.
       warning: what the user should know about the choice of the data; "" if nothing.
       skipped: (path, reason) of image files that are damaged and left out.
+      files: by split, the image file of each image; empty where it is of arrays.
       checksums: SHA-256 of the images by split, where it is known.
 
     Raises:
@@ -68,6 +69,7 @@ class Dataset:
     preprocessing: Preprocessing = UNDECIDED
     warning: str = ""
     skipped: tuple[cache.Skipped, ...] = ()
+    files: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     checksums: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,7 +98,10 @@ class Dataset:
         names = [reason for _, reason in self.skipped[:_NAMED]]
         if more := len(self.skipped) - len(names):
             names.append(f"and {more:,} more")
-        left_out = f"left out {len(self.skipped):,} image files: {'; '.join(names)}"
+        files = (
+            "1 image file" if len(names) == 1 else f"{len(self.skipped):,} image files"
+        )
+        left_out = f"left out {files}: {'; '.join(names)}"
         return [each for each in (self.warning, left_out if names else "") if each]
 
     @functools.cached_property
@@ -372,6 +377,7 @@ def _decoded(
         preprocessing=preprocessing,
         warning=files.warning,
         skipped=pixels.skipped,
+        files=pixels.files,
         checksums=pixels.sha256,
     )
 

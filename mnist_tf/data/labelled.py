@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mnist_tf.data import arrays, images
-from mnist_tf.data.splits import stratified_split
+from mnist_tf.data.splits import stable_split
 from mnist_tf.errors import UserError, unknown_name
 
 CSV = "labels.csv"
@@ -20,7 +20,6 @@ SPLITS = ("train", "validation", "test")
 _MISNAMED = ("val", "valid")  # what others call validation
 _COLUMNS = ("file", "label", "split")
 _TEST_FRACTION = 0.1  # of the images, where no split is called test
-_TEST_SEED = 0  # not the run's, so that every run has the same test images
 
 File = tuple[str, int]  # path, and index of the label
 
@@ -52,7 +51,8 @@ def find(directory: Path) -> LabelledFiles:
 
     They are listed in `labels.csv`, or lie in `train/<label>/`, `test/<label>/` and
     `validation/<label>/`, or in `<label>/`. Without a test split, a tenth of each class
-    is held out for it: the same images whenever the files are the same.
+    is held out for it, chosen by the names of the files: one that is added or removed
+    changes the place of at most one other.
 
     Raises:
       UserError: there are none, or labels are missing, unknown or ambiguous.
@@ -78,8 +78,9 @@ def find(directory: Path) -> LabelledFiles:
     warnings = (_similar(labels), _loose(directory))
     if not splits.get("test"):
         of_label = np.array([label for _, label in splits["train"]])
-        kept, held_out = stratified_split(of_label, _TEST_FRACTION, _TEST_SEED)
         whole = splits["train"]
+        names = [relative(path, str(directory)) for path, _ in whole]
+        kept, held_out = stable_split(of_label, names, _TEST_FRACTION)
         if not len(held_out):
             raise UserError(
                 f"{directory} needs two images of a class to hold one out for testing"
@@ -88,6 +89,14 @@ def find(directory: Path) -> LabelledFiles:
         splits["test"] = [whole[index] for index in held_out]
     warning = "; ".join(filter(None, warnings))
     return LabelledFiles(str(directory), labels, splits, warning)
+
+
+def relative(path: str, directory: str) -> str:
+    """Returns a path as it is from a directory, however both are written."""
+    below = os.path.join(directory, "")
+    if path.startswith(below):
+        return path[len(below) :]  # at a twentieth of the time
+    return os.path.relpath(path, directory)
 
 
 def check_names(where: str, names: Iterable[str]) -> None:
@@ -228,22 +237,25 @@ def _read_csv(path: Path) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
     lines: dict[str, int] = {}
     try:
-        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        rows = csv.DictReader(
+            io.StringIO(text, newline=""), strict=True, skipinitialspace=True
+        )
         columns = rows.fieldnames or []
         twice = len(set(columns)) < len(columns)
         if twice or not {"file", "label"} <= set(columns) <= set(_COLUMNS):
             raise UserError(
-                f"{path} must have the columns file, label and, if you like, split "
-                f"(got {', '.join(columns) or 'nothing'})"
+                f"{path} must have the columns file, label and, if you like, split, "
+                f"separated by commas (got {', '.join(columns) or 'nothing'})"
             )
         for row in rows:
             where = f"{path}, line {rows.line_num}"
             if None in row or None in row.values():
                 raise UserError(f"{where} must have {len(columns)} columns")
-            name, label, split = row["file"], row["label"], row.get("split", "train")
+            name, label = row["file"], row["label"].strip()
+            split = row.get("split", "train").strip()
             if split not in SPLITS:
                 raise UserError(f"{where}: {unknown_name('split', split, SPLITS)}")
-            if not label.strip():
+            if not label:
                 raise UserError(f"{where} has no label; fill it in or remove the line")
             file = os.path.normpath(path.parent / name)  # ./a.png is a.png
             if file in lines:

@@ -25,14 +25,18 @@ def cross_entropy(
       float32 [B].
     """
     labels, classes = tf.convert_to_tensor(labels), logits.shape[-1]
+    logits = tf.cast(logits, tf.float32)
     off_value = label_smoothing / classes
     if labels.dtype.is_floating:
         targets = labels * (1.0 - label_smoothing) + off_value
-    else:
+        losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+    elif label_smoothing:
         on_value = 1.0 - label_smoothing * (classes - 1) / classes
         targets = tf.one_hot(labels, classes, on_value, off_value)
-    logits = tf.cast(logits, tf.float32)
-    losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+        losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+    else:
+        # Unlike one_hot, it complains of labels that are no classes.
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     if class_weights is not None:
         weights = tf.constant(class_weights, tf.float32)
         if labels.dtype.is_floating:

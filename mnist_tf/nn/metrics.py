@@ -4,6 +4,7 @@ A new metric is one function or class and one line in `METRICS`.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -41,7 +42,12 @@ class SampleMean(keras.metrics.Metric):
 
     def update_state(self, labels: tf.Tensor, logits: tf.Tensor) -> None:
         """Adds the values of a batch: labels [B], logits [B, C]."""
-        values = self.function(labels, logits)
+        values = tf.convert_to_tensor(self.function(labels, logits))
+        if values.shape.rank == 0:
+            raise UserError(
+                f"{self.name!r} must give a value for each sample, [B] (got a scalar); "
+                "of a Keras loss, set reduction='none'"
+            )
         total = tf.reduce_sum(tf.cast(values, tf.float64))
         self.sums.assign_add([total, tf.cast(tf.size(values), tf.float64)])
 
@@ -73,8 +79,19 @@ class MetricSet:
             metric.update_state(labels, tf.cast(logits, tf.float32))
 
     def results(self) -> dict[str, float]:
-        """Returns the value of each metric by name."""
-        return {name: float(metric.result()) for name, metric in self._all.items()}
+        """Returns the value of each metric by name.
+
+        Raises:
+          UserError: one other than the loss is NaN or infinite.
+        """
+        found = {name: float(metric.result()) for name, metric in self._all.items()}
+        for name in self._metrics:
+            if self.samples() and not math.isfinite(found[name]):
+                raise UserError(
+                    f"the metric {name!r} is {found[name]}; make it finite for every "
+                    "sample"
+                )
+        return found
 
     def samples(self) -> float:
         """Returns the number of samples seen."""

@@ -72,6 +72,7 @@ class Findings:
         the least confident, wrong ones from the most confident.
       predicted: int32 [n], the class that is predicted for each image.
       confidence: float32 [n], its probability.
+      files: the file of each image; empty if they are of arrays.
     """
 
     names: tuple[str, ...]
@@ -92,6 +93,7 @@ class Findings:
     cells: Mapping[tuple[int, int], Sequence[Case]]
     predicted: np.ndarray
     confidence: np.ndarray
+    files: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the figures as JSON types; what is undefined is None."""
@@ -145,12 +147,13 @@ class Findings:
         }
 
     def named(self, case: Case) -> dict[str, Any]:
-        """Returns the index of a case and the names of its label and prediction."""
+        """Returns index and file of a case, and the names of label and prediction."""
         names = {
             "label": self.names[case.label],
             "prediction": self.names[case.prediction],
         }
-        return {"index": case.index, **names}
+        file = {"file": self.files[case.index]} if self.files else {}
+        return {"index": case.index, **file, **names}
 
     def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns confidence, coverage and risk of at most 200 points of the curve."""
@@ -160,12 +163,15 @@ class Findings:
         return found[0][chosen], found[1][chosen], found[2][chosen]
 
 
-def find(predictions: LabelledPredictions, names: tuple[str, ...]) -> Findings:
+def find(
+    predictions: LabelledPredictions, names: tuple[str, ...], files: Sequence[str] = ()
+) -> Findings:
     """Computes the figures of a report.
 
     Args:
       predictions: the predictions for at least one image.
       names: the name of each class.
+      files: the file of each image, if they are from files.
     """
     before, thresholds, places, temperatures = _first_pass(predictions)
     after, joint, counts = _second_pass(predictions, thresholds, temperatures)
@@ -195,6 +201,7 @@ def find(predictions: LabelledPredictions, names: tuple[str, ...]) -> Findings:
         cells=_cells(predictions, counts),
         predicted=predictions.predicted,
         confidence=predictions.confidence,
+        files=files,
     )
 
 

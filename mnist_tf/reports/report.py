@@ -32,6 +32,7 @@ def find(
     labels: np.ndarray,
     names: Sequence[str],
     progress: Callable[[int], object],
+    files: Sequence[str] = (),
 ) -> Findings:
     """Evaluates all images, writes a row for each, and computes the figures.
 
@@ -44,6 +45,7 @@ def find(
       labels: int64 [n].
       names: the name of each class.
       progress: called with the number of images of each batch that is done.
+      files: the file of each image, if they are from files.
 
     Raises:
       OSError: the folder cannot be written to.
@@ -53,9 +55,9 @@ def find(
         (folder / ROWS).open("w", encoding="utf-8", newline="") as rows,
     ):
         batches = predictions.walk(probabilities, images, progress)
-        written = _with_rows(batches, labels, names, rows)
+        written = _with_rows(batches, labels, names, files, rows)
         return findings.find(
-            predictions.collect(written, labels, scratch), tuple(names)
+            predictions.collect(written, labels, scratch), tuple(names), files
         )
 
 
@@ -91,12 +93,17 @@ def write(
 
 
 def _with_rows(
-    batches: Iterator[Batch], labels: np.ndarray, names: Sequence[str], file: IO[str]
+    batches: Iterator[Batch],
+    labels: np.ndarray,
+    names: Sequence[str],
+    files: Sequence[str],
+    file: IO[str],
 ) -> Iterator[Batch]:
     """Writes a row for each image that passes by."""
     writer = csv.writer(file, lineterminator="\n")
     heads = [f"probability_{name}" for name in names]
-    writer.writerow(["index", "label", "prediction", *heads, "loss"])
+    columns = ["index", *(["file"] if files else []), "label", "prediction"]
+    writer.writerow([*columns, *heads, "loss"])
     for part, probabilities in batches:
         of_label = probabilities[np.arange(len(probabilities)), labels[part]]
         loss = -np.log(np.maximum(of_label.astype(np.float64), SMALLEST))
@@ -111,6 +118,7 @@ def _with_rows(
         writer.writerows(
             [
                 index,
+                *files[index : index + 1],
                 names[label],
                 names[prediction],
                 *map(_short, row),

@@ -116,7 +116,7 @@ def metrics_by_split(metrics: Mapping[str, float]) -> tuple[dict, dict]:
 class Checkpointer:
     """Calls `save` at the end of each epoch and at intervals.
 
-    These are in steps, rounded up to the next call, and in seconds; 0 for none. `done`
+    These are in steps and in seconds, rounded up to the next call; 0 for none. `done`
     is the number of steps done before this process took over. `gather` is that of the
     trainer: the chief's clock decides.
     """

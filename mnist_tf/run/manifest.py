@@ -89,8 +89,12 @@ def compare(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[str, 
         if was[name] != is_now[name]
     ]
     if saved["dataset"]["sha256"] != now["dataset"]["sha256"]:
-        names = saved["dataset"]["name"], now["dataset"]["name"]
-        differ.append(f"the data set was {names[0]} and is now {names[1]}")
+        name, name_now = saved["dataset"]["name"], now["dataset"]["name"]
+        differ.append(
+            f"the images or labels of the data set {name} are no longer the same"
+            if name == name_now
+            else f"the data set was {name} and is now {name_now}"
+        )
     if differ:
         raise UserError(
             f"--resume: {'; '.join(differ)}; use the settings that the run was started "

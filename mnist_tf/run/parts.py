@@ -71,6 +71,7 @@ class Parts:
         _check_batch_size(
             config, len(self.splits["train"][2]), self.strategy.num_replicas_in_sync
         )
+        _check_validation(config, len(self.splits["validation"][2]))
         _warn_of_missing_classes(self.splits, self.dataset.labels)
         steps = -(-len(self.splits["train"][2]) // config.batch_size)  # in one pass
         steps = max(steps, config.min_steps_per_epoch)
@@ -136,13 +137,19 @@ class Parts:
             metrics=nn.METRICS,
             strategy=self.strategy,
             restore_best_weights=config.restore_best_weights,
-            log_every=min(config.log_every, config.save_every or config.log_every),
-            log_at=profiling.called_after(as_steps(config.profile_steps)),
+            log_every=config.log_every,
+            log_at=self._called_after(),
             shards=own_shards(config, self.strategy.num_replicas_in_sync),
             gather=self.workers.gather,
         )
         trainer.seconds["trace"] += time.perf_counter() - clock
         return trainer
+
+    def _called_after(self) -> set[int]:
+        """The steps after which to profile or to save, besides those to log."""
+        profiled = profiling.called_after(as_steps(self.config.profile_steps))
+        every = self.config.save_every
+        return {*profiled, *(range(every, self.steps, every) if every else ())}
 
     def training_batches(self, trainer: Trainer) -> tf.data.Dataset:
         """Returns the batches from the trainer's step to the end, for all replicas."""
@@ -247,6 +254,15 @@ def _split(config: Config, dataset: data.Dataset) -> dict[str, Split]:
         splits["train"] = (images, labels, train)
         splits["validation"] = (images, labels, validation)
     return {name: splits[name] for name in ("train", "validation", "test")}
+
+
+def _check_validation(config: Config, images: int) -> None:
+    """Rejects settings that look at validation images where there are none."""
+    if not images and (config.early_stopping or config.restore_best_weights):
+        raise UserError(
+            "--early_stopping and --restore_best_weights need validation images; set "
+            f"--validation_split above 0 (got {config.validation_split})"
+        )
 
 
 def _check_profile(config: Config, steps: int) -> None:

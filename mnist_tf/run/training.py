@@ -88,7 +88,7 @@ def _fit(
 ) -> None:
     """Trains to the end, or until a signal or early stopping ends the run."""
     config, workers = parts.config, parts.workers
-    if trainer.step >= parts.steps:
+    if len(trainer.history) >= config.epochs:
         say("the run is complete; raise --epochs to train on")
     progress = callbacks.ProgressBar(done=trainer.step)
     logger = tensorboard.TensorBoardLogger(

@@ -213,3 +213,33 @@ def test_a_huge_image_is_left_out(data):
     ((name, reason),) = found.skipped
     assert name.endswith("b/huge.png")
     assert "must have at most 64,000,000 pixels" in reason
+
+
+@pytest.mark.parametrize("layout", ["train", "table", "table elsewhere"])
+@pytest.mark.parametrize("place", ["data", ".", "absolute"])
+def test_a_damaged_file_shifts_no_label(data, monkeypatch, layout, place):
+    """However the directory and the files are written."""
+    monkeypatch.chdir(data if place == "." else data.parent)
+    (data / "train" / "a" / "1.png").write_bytes(b"damaged")
+    directory = {"data": Path("data"), ".": Path(), "absolute": data}[place]
+    if layout != "train":
+        table = data / "labels.csv"
+        start = ""
+        if layout == "table elsewhere":
+            (data / "below").mkdir()
+            table, start = data / "below" / "labels.csv", "../"
+            directory /= "below"
+        rows = [
+            f"{start}{path.relative_to(data)},{path.parent.name},{path.parts[-3]}"
+            for path in sorted(data.glob("t*/*/*.png"))
+        ]
+        table.write_text("\n".join(["file,label,split", *rows]))
+    for _ in range(2):  # decoded, and from the cache
+        found = cache.load(labelled.find(directory), PHOTO, str(data.parent / "cache"))
+        ((path, _),) = found.skipped
+        assert Path(path).resolve() == data / "train" / "a" / "1.png"
+        for split, expected in (("train", [0, 1, 1]), ("test", [0, 1])):
+            assert found.labels[split].tolist() == expected
+            whole = [directory / name for name in found.files[split]]
+            rows = np.stack([np.asarray(Image.open(name)) for name in whole])
+            np.testing.assert_array_equal(found.images[split], rows)

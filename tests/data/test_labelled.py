@@ -163,3 +163,26 @@ def test_links_that_lead_back_do_not_hang(save):
     (directory / "a" / "loop").symlink_to(directory)
     (directory / "self").symlink_to(directory / "self")
     assert sum(map(len, found(directory).values())) == 20
+
+
+def test_blanks_around_the_cells_of_a_table_do_not_count(save):
+    directory = save(*many("p", count=4))
+    lines = ["file, label,split", "p/00.png,up ,train", "p/01.png, up,train"]
+    lines += ["p/02.png,down, train", "p/03.png,down,test"]
+    (directory / "labels.csv").write_text("\n".join(lines))
+    assert labelled.find(directory).labels == ("down", "up")
+
+
+@pytest.mark.parametrize(
+    ("path", "directory", "expected"),
+    [
+        ("d/a/1.png", "d", "a/1.png"),
+        ("./a/1.png", ".", "a/1.png"),
+        ("a/1.png", ".", "a/1.png"),
+        ("/x/d/a/1.png", "/x/d", "a/1.png"),
+        ("elsewhere/1.png", "d", "../elsewhere/1.png"),
+        ("data/1.png", "d", "../data/1.png"),
+    ],
+)
+def test_a_path_is_the_same_however_the_directory_is_written(path, directory, expected):
+    assert labelled.relative(path, directory) == expected
