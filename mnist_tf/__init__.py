@@ -1,7 +1,6 @@
 """Trains, evaluates and serves small image classifiers with TensorFlow and Keras.
 
-On the command line: `mnist_tf train`, `evaluate`, `compare`, `predict` and `serve`. In
-Python:
+On the command line: `mnist_tf`, which lists its verbs. In Python:
 
     from mnist_tf import experiment, load_model
     from mnist_tf.config import Config

@@ -80,6 +80,6 @@ def unknown_name(what: str, name: str, known: Collection[str]) -> str:
     >>> unknown_name("--model", "cmn", ["cnn", "fc"])
     "--model must be one of cnn, fc (got 'cmn'; did you mean 'cnn'?)"
     """
-    near = difflib.get_close_matches(str(name), known, 1)
+    near = difflib.get_close_matches(str(name).lower(), known, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"{what} must be one of {', '.join(known)} (got {name!r}{hint})"

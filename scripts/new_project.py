@@ -108,6 +108,9 @@ run in the environment: `source .venv/bin/activate`.
 
 - **Train**: `python train.py --flagfile=configs/base.cfg --epochs=8`. Every setting is
   a flag; `python train.py --help` describes them, `configs/` has recipes.
+- **Your own pictures**: put them into a folder for each label, then
+  `python train.py --flagfile=configs/photos.cfg --data_dir=pets --image_size=64`; see
+  docs/pictures.md.
 - **Sweep**: `python sweep.py --flagfile=configs/sweep.cfg --search=epochs=2:5`, after
   `pip install -e '.[sweep]'`; see docs/sweeps.md.
 - **Predict**: `python predict.py --model_dir out/ --input samples/digits.npy`.

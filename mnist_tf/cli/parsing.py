@@ -164,7 +164,11 @@ def parse(
     try:
         rest = values(argv, known_only=True)[1:]
     except (flags.Error, ValueError) as error:
-        raise UserError("; ".join([*problems, str(error).splitlines()[0]])) from error
+        line = str(error).splitlines()[0]
+        if isinstance(error, flags.Error) and line.startswith("Missing value"):
+            flag = line.split()[-1]
+            line = f"{flag} needs a value, as in {flag}=VALUE"
+        raise UserError("; ".join([*problems, line])) from error
     values.show_help()
     parsed: Values = {name: values[name].value for name in values if name not in common}
     known = [*values, "flagfile", "undefok"]
@@ -175,7 +179,7 @@ def parse(
         elif arguments and index != end:
             parsed[arguments] = [*parsed[arguments], argument]
         elif index < end:
-            problems.append(f"{argument!r} is not a flag; write --name=value")
+            problems.append(f"{argument!r} is not a flag; write {_written(argument)}")
         elif index > end:
             problems.append(f"{argument!r} is no flag after --; remove the --")
     try:
@@ -257,6 +261,11 @@ class _LenientParser:
                 problem = unknown_name(name, argument, choices)
             self.problems.append(problem)
             return self.flag.default
+
+
+def _written(argument: str) -> str:
+    recipe = argument.endswith((".cfg", ".flags"))
+    return f"--flagfile={argument}" if recipe else "--name=value"
 
 
 def _unknown_flag(argument: str, known: Sequence[str]) -> str:

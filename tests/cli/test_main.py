@@ -134,7 +134,10 @@ def test_recipes_lists_the_packaged_flag_files(tmp_path):
         assert files[name].read_text().startswith(f"# {comment}\n")
     refused = mnist_tf("recipes", "smoke.cfg")
     assert refused.returncode == 1
-    assert refused.stderr == "error: 'smoke.cfg' is not a flag; write --name=value\n"
+    assert (
+        refused.stderr
+        == "error: 'smoke.cfg' is not a flag; write --flagfile=smoke.cfg\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -217,8 +217,8 @@ MISTAKES = {
     "epochs=3": "'epochs=3' is not a flag; write --name=value",
     "-": "'-' is not a flag; write --name=value",
     "": "'' is not a flag; write --name=value",
-    "--epochs": "Missing value for flag --epochs",
-    "--undefok": "Missing value for flag --undefok",
+    "--epochs": "--epochs needs a value, as in --epochs=VALUE",
+    "--undefok": "--undefok needs a value, as in --undefok=VALUE",
     "--flagfile": "--flagfile with no argument",
     "--noresume=1": "--noresume=1 does not take an argument",
     "--epochs=": "--epochs must be an integer (got '')",
@@ -279,7 +279,7 @@ def test_all_mistakes_are_reported_at_once():
     ]
     assert refusal(parse_config, "--seed=x", "--epochs").split("; ") == [
         "--seed must be an integer (got 'x')",
-        "Missing value for flag --epochs",
+        "--epochs needs a value, as in --epochs=VALUE",
     ]
 
 
