@@ -8,6 +8,7 @@ serve --watch --model_dir=models`, takes it over. Removing its folder takes it b
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
@@ -22,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
         argv, __doc__ or "", _define, _checked, arguments="paths"
     )
     version = publishing.publish(model_dir, directory, keep)
-    print(f"published {directory.rstrip('/')}/{version}")
+    print(f"published {Path(directory) / str(version)}")
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -41,4 +42,6 @@ def _checked(values: parsing.Values) -> tuple[str, str, int]:
             "publish needs a model directory and a repository, as in publish out/ "
             f"models/ (got {len(paths)} paths)"
         )
+    if "" in paths:
+        raise UserError("a path to publish from or to must not be empty (got '')")
     return paths[0], paths[1], values["keep"]

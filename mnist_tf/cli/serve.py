@@ -9,6 +9,7 @@ to standard error. SIGTERM shuts the server down once all requests are answered.
 
 import contextlib
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
@@ -118,9 +119,9 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "workers", 1, "Processes that answer on the port, each with its share of the "
         "cores.", 1, 256, **mine)
-    flags.DEFINE_string(
-        "token_file", "", "File with the token that clients must send as "
-        "`Authorization: Bearer TOKEN`.", **mine)
+    flags.DEFINE(
+        parsing.PathParser(), "token_file", None, "File with the token that clients "
+        "must send as `Authorization: Bearer TOKEN`.", **mine)
     flags.DEFINE_float(
         "reject_below", 0.0, "/predict returns no label whose probability is below "
         "this.", 0.0, 1.0, **mine)
@@ -140,10 +141,12 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "max_body_bytes", 16 * 2**20, "Largest request body in bytes.", **limit)
     flags.DEFINE_integer(
-        "max_instances", 1024, "Most images in one request.", **limit)
+        "max_instances", 1024, "Maximum number of images in one request.", **limit)
     flags.DEFINE_integer(
-        "max_queue_size", 1024, "Most requests that wait for the model.", **limit)
-    flags.DEFINE_integer("max_connections", 1024, "Most open connections.", **limit)
+        "max_queue_size", 1024, "Maximum number of requests that wait for the model.",
+        **limit)
+    flags.DEFINE_integer(
+        "max_connections", 1024, "Maximum number of open connections.", **limit)
     limit["lower_bound"] = 0.0
     flags.DEFINE_float(
         "header_timeout", 10.0, "Seconds to wait for the headers of a request.",
@@ -167,6 +170,11 @@ def _checked(values: parsing.Values) -> parsing.Values:
         else:
             if not token:
                 problems.append(f"--token_file {file} is empty; write a token to it")
+            elif not re.fullmatch("[!-~]+", token):
+                problems.append(
+                    f"--token_file {file} must hold one token of visible ASCII "
+                    f"characters (got {len(token.split())} words)"
+                )
     name = values["model_name"]
     if not name or "/" in name or ":" in name:
         problems.append(f"--model_name must be a word without / and : (got {name!r})")

@@ -23,6 +23,7 @@ _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
 _MAX_PIXELS = 64_000_000  # phone cameras have up to 50 million
 _MAX_BACKGROUND = 8  # grey level of the background of a 28x28 image that is kept
 _MAX_SIDE = 1024  # pixels; a higher resolution does not help to read a digit
+_STRIP = 256  # rows that are made opaque at a time
 _JPEG_FACTOR = 2  # a JPEG file is decoded at no less than this times the input's size
 
 # What Pillow warns of is read all the same, or refused below. Once for all threads:
@@ -30,6 +31,7 @@ _JPEG_FACTOR = 2  # a JPEG file is decoded at no less than this times the input'
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 T = TypeVar("T")
+CheckCount = Callable[[int], object]
 
 
 def find_files(names: Iterable[str]) -> Iterator[str]:
@@ -88,7 +90,13 @@ def read(
 
 
 def from_bytes(
-    data: bytes, name: str, preprocessing: Preprocessing, preprocess: str = "auto"
+    data: bytes,
+    name: str,
+    preprocessing: Preprocessing,
+    preprocess: str = "auto",
+    *,
+    max_bytes: int = arrays.MAX_BYTES,
+    check_count: CheckCount = lambda count: None,
 ) -> np.ndarray:
     """Reads the images in the content of a file, with the result and errors of `read`.
 
@@ -97,8 +105,13 @@ def from_bytes(
       name: subject of error messages, such as "body".
       preprocessing: that of the network.
       preprocess: see `read`.
+      max_bytes: most bytes of the arrays in an npz file.
+      check_count: called with the number of images before they are converted.
     """
-    return _read(io.BytesIO(data), len(data), name, preprocessing, preprocess)
+    file = io.BytesIO(data)
+    return _read(
+        file, len(data), name, preprocessing, preprocess, max_bytes, check_count
+    )
 
 
 def from_array(
@@ -106,6 +119,7 @@ def from_array(
     name: str,
     preprocessing: Preprocessing,
     preprocess: str = "auto",
+    check_count: CheckCount = lambda count: None,
 ) -> np.ndarray:
     """Converts an array of images to the input of a network.
 
@@ -116,6 +130,7 @@ def from_array(
       name: subject of error messages.
       preprocessing: that of the network.
       preprocess: see `read`.
+      check_count: see `from_bytes`.
 
     Raises:
       UserError: the shape or the values are different.
@@ -130,6 +145,7 @@ def from_array(
         shapes = f"[{sides}] or [n, {sides}]"
     if batch is None or not fits:
         raise UserError(f"{name} must have shape {shapes} (got {list(array.shape)})")
+    check_count(len(batch))
     pixels = _to_uint8(batch, array, name)
     if method == "photo":
         return fitted(pixels, preprocessing)
@@ -163,7 +179,10 @@ def from_image_file(
                 f"{name} must have {size[0]}x{size[1]} pixels with preprocess=none "
                 f"(got {image.width}x{image.height})"
             )
-        return np.asarray(resized(_opaque(image).convert(mode), preprocessing))
+        opaque = _opaque(image)
+        if opaque.mode != mode:
+            opaque = opaque.convert(mode)
+        return np.asarray(resized(opaque, preprocessing))
 
     return _decode(file, name, convert, None if method == "none" else smallest)
 
@@ -201,6 +220,8 @@ def _read(
     name: str,
     preprocessing: Preprocessing,
     preprocess: str,
+    max_bytes: int = arrays.MAX_BYTES,
+    check_count: CheckCount = lambda count: None,
 ) -> np.ndarray:
     magic = file.read(6)
     file.seek(0)
@@ -208,16 +229,17 @@ def _read(
         raise UserError(f"{name} is empty")
     if magic == b"\x93NUMPY":
         array = arrays.read_npy(file, size, name)
-        return from_array(array, name, preprocessing, preprocess)
+        return from_array(array, name, preprocessing, preprocess, check_count)
     if magic[:2] == b"PK":
-        found = arrays.read_npz(file, name)
+        found = arrays.read_npz(file, name, max_bytes)
         key = "images" if "images" in found else next(iter(found), "")
         if not key or (key != "images" and len(found) > 1):
             raise UserError(
                 f"{name} must hold one array, or one named 'images' (got "
                 f"{', '.join(found) or 'none'})"
             )
-        return from_array(found[key], f"{name}:{key}", preprocessing, preprocess)
+        array, name = found[key], f"{name}:{key}"
+        return from_array(array, name, preprocessing, preprocess, check_count)
     return from_image_file(file, name, preprocessing, preprocess)[np.newaxis]
 
 
@@ -290,7 +312,9 @@ def _decode(
             # Square, because the EXIF data may yet turn it.
             image.draft(None, (max(smallest), max(smallest)))
         image.load()
-        return convert(ImageOps.exif_transpose(image))
+        # In place, as a copy of a large image takes much memory.
+        ImageOps.exif_transpose(image, in_place=True)
+        return convert(image)
 
 
 def _is_color(image: Image.Image) -> bool:
@@ -303,9 +327,13 @@ def _opaque(image: Image.Image) -> Image.Image:
         return Image.fromarray(_from_16_bits(image))
     if not image.has_transparency_data:
         return image if image.mode in ("L", "RGB") else image.convert("RGB")
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
+    opaque = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP):  # all at once takes twice the memory
+        rows = (0, top, image.width, min(top + _STRIP, image.height))
+        strip = image.crop(rows).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        opaque.paste(Image.alpha_composite(white, strip).convert("RGB"), rows)
+    return opaque
 
 
 def _from_16_bits(image: Image.Image) -> np.ndarray:

@@ -41,6 +41,11 @@ def publish(
       UserError: there is no model, it is damaged, or the repository cannot be written.
     """
     path = Path(directory)
+    artifact.read(model_dir)  # before anything is written
+    if artifact.holds_model(path):
+        raise UserError(
+            f"{path} is a model directory, not a repository; choose another directory"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         with _locked(path) as last:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from mnist_tf.errors import UserError
 
 _MAX_HEADER_BYTES = 65_536
 _END_OF_HEADERS = b"\r\n\r\n"
+_UPGRADE = re.compile(rb"(?i)(\r\n)upgrade:")
 _GC_THRESHOLD = 50_000  # allocations between two garbage collections
 _UNREAD_SECONDS = 10.0  # for a client to read its responses
 _LINGER_SECONDS = 1.0  # from an error response to the end of its connection
@@ -215,6 +217,7 @@ class _Protocol(HttpToolsProtocol):
             data, self._unparsed = self._unparsed[:end], self._unparsed[end:]
             if self._in_headers:
                 self._header_bytes += end
+                data = _without_upgrade(data)
             super().data_received(data)
             if self._in_headers and self._header_bytes > _MAX_HEADER_BYTES:
                 self._reject_headers()
@@ -225,8 +228,15 @@ class _Protocol(HttpToolsProtocol):
             self.transport.pause_reading()
             self.flow.read_paused = False  # uvicorn is not to resume it
         # A timer costs more than parsing the headers of a request that arrived whole.
-        elif self._in_headers and not self._timer:
+        elif self._waits_for_headers() and not self._timer:
             self._start_timer()
+
+    def _waits_for_headers(self) -> bool:
+        """Whether a request has not begun, or what is left of one has no use."""
+        return self._in_headers or self.cycle is None or self.cycle.response_complete
+
+    def _unsupported_upgrade_warning(self) -> None:
+        pass  # the client is told
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -247,6 +257,9 @@ class _Protocol(HttpToolsProtocol):
         size = sum(len(name) + len(value) for name, value in self.headers)
         if size > _MAX_HEADER_BYTES:
             self._reject_headers()
+        elif self.parser.should_upgrade():
+            # Its header came in parts. uvicorn would take the body for a request.
+            self._reject(400, "Upgrade is not supported; send HTTP/1.1 without it")
         else:
             super().on_headers_complete()
 
@@ -304,6 +317,12 @@ class _Protocol(HttpToolsProtocol):
         )
         # Closed at once, a client that is still sending would miss the response.
         self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Hides the header with which some clients offer HTTP/2, as a server may do."""
+    head, end, rest = data.partition(_END_OF_HEADERS)
+    return _UPGRADE.sub(rb"\1x-upgrade:", head) + end + rest
 
 
 def _end_of_one_request(data: bytes) -> int:

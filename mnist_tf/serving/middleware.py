@@ -194,7 +194,9 @@ class HTTPMiddleware:
         if not self.token or path in _PUBLIC_PATHS or path.startswith("/web/"):
             return
         given = next((v for k, v in scope["headers"] if k == b"authorization"), b"")
-        if not hmac.compare_digest(given, b"Bearer " + self.token):
+        scheme, _, token = given.partition(b" ")
+        known = hmac.compare_digest(token.strip(), self.token)
+        if scheme.lower() != b"bearer" or not known:
             raise HTTPException(
                 401,
                 "missing or invalid token; send 'Authorization: Bearer TOKEN'",

@@ -87,7 +87,7 @@ class Metrics:
     def observe_request(self, route: str, seconds: float, status: int) -> None:
         """Records a request and the status of its response."""
         self._request(route).observe(seconds)
-        self._set_gauges()
+        self.set_gauges()
         if status >= 400:
             self._errors.labels(status).inc()
 
@@ -104,11 +104,12 @@ class Metrics:
         self.drift.count()
         collector: Collector = self.registry
         if self._shared:
-            self._set_gauges()
+            self.set_gauges()
             collector = multiprocess.MultiProcessCollector(None)
         return generate_latest(_Exposed(self.drift, collector))
 
-    def _set_gauges(self) -> None:
+    def set_gauges(self) -> None:
+        """Tells other processes the state of this one."""
         for gauge, value in self._gauges:
             gauge.set(value())
 

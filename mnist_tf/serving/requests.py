@@ -18,9 +18,12 @@ from starlette.types import Scope
 from mnist_tf.data import Preprocessing, images
 from mnist_tf.errors import UserError, unknown_name
 
+MAX_UNPACKED = 2**26  # bytes of the arrays in an npz file, however small it is
+
 _SIGNATURES = ("", "serve", "serving_default")
 _OUTPUTS = ("probabilities", "typicality")
 _PARAMETERS = ("top_k", "preprocess", "pixels")
+_SHOWN = 100  # characters of what a client sent, in an error message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +87,15 @@ def parse_instances(
         )
     signature = document.get("signature_name", "")
     if signature not in _SIGNATURES:
-        raise UserError(f"signature_name must be 'serve' or absent (got {signature!r})")
+        raise UserError(
+            f"signature_name must be 'serve' or absent (got {_short(signature)})"
+        )
     outputs = document.get("output_filter", [_OUTPUTS[0]])
     listed = isinstance(outputs, list) and outputs
     if not listed or not all(name in _OUTPUTS for name in outputs):
         raise UserError(
-            f"output_filter must be a list of {' or '.join(_OUTPUTS)} (got {outputs})"
+            f"output_filter must be a list of {' or '.join(_OUTPUTS)} (got "
+            f"{_short(outputs)})"
         )
     (key,) = keys
     entries = document[key]
@@ -140,16 +146,18 @@ def parse_upload(body: bytes, content_type: str) -> bytes:
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     files: list[bytearray] = []
-    parser = MultipartParser(
-        boundary,
-        {
-            "on_part_begin": lambda: files.append(bytearray()),
-            "on_part_data": lambda data, start, end: files[-1].extend(data[start:end]),
-        },
-    )
     try:
         if not boundary:
             raise FormParserError("no boundary")
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": lambda: files.append(bytearray()),
+                "on_part_data": lambda data, start, end: files[-1].extend(
+                    data[start:end]
+                ),
+            },
+        )
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
@@ -171,8 +179,10 @@ def _images(
     if any(isinstance(entry, dict) for entry in entries):
         files = [_decode_file(entry, preprocessing, key) for entry in entries]
         return np.concatenate(files)
-    _check_no_booleans(entries, body, key)
-    found = _from_bytes(entries, preprocessing.image_shape)
+    # Python would take true and false for 1 and 0; they may also stand elsewhere.
+    # Finding a letter takes a fraction of the time of finding a word.
+    words = (b"r" in body and b"true" in body) or (b"f" in body and b"false" in body)
+    found = None if words else _from_bytes(entries, preprocessing.image_shape)
     if found is None:
         found = images.from_array(_to_array(entries, key), key, preprocessing)
     return found
@@ -195,10 +205,14 @@ def _decode_file(entry: Any, preprocessing: Preprocessing, key: str) -> np.ndarr
         data = base64.b64decode(text, validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
         raise UserError(f"{key}: b64 is not valid base64 ({error})") from error
-    found = images.from_bytes(data, key, preprocessing)
-    if len(found) != 1:
-        raise UserError(f"{key}: each b64 must hold one image (got {len(found)})")
-    return found
+
+    def check_count(count: int) -> None:
+        if count != 1:
+            raise UserError(f"{key}: each b64 must hold one image (got {count})")
+
+    return images.from_bytes(
+        data, key, preprocessing, max_bytes=MAX_UNPACKED, check_count=check_count
+    )
 
 
 def _from_bytes(entries: list, image_shape: tuple[int, ...]) -> np.ndarray | None:
@@ -222,22 +236,23 @@ def _from_bytes(entries: list, image_shape: tuple[int, ...]) -> np.ndarray | Non
     return np.frombuffer(pixels, np.uint8).reshape(len(entries), height, width)
 
 
-def _check_no_booleans(entries: list, body: bytes, key: str) -> None:
-    """Refuses true and false, which would become 1 and 0."""
-    # Finding a letter takes a fraction of the time of finding a word.
-    words = (b"r" in body and b"true" in body) or (b"f" in body and b"false" in body)
-    # The words may also stand beside the images.
-    if words and bool in map(type, np.array(entries, object).ravel()):
-        raise UserError(f"{key} must hold numbers only (got true or false)")
-
-
 def _to_array(entries: list, key: str) -> np.ndarray:
+    rows = f"{key} must hold rows of numbers of the same length"
     try:
-        found = np.array(entries)
-    except (ValueError, OverflowError, TypeError) as error:
-        raise UserError(
-            f"{key} must hold rows of numbers of the same length"
-        ) from error
-    if found.dtype.kind not in "iuf":
+        # Objects first: in an array of texts each would be as long as the longest.
+        types = set(map(type, np.array(entries, object).ravel()))
+    except ValueError as error:
+        raise UserError(rows) from error
+    if bool in types:
+        raise UserError(f"{key} must hold numbers only (got true or false)")
+    if list in types:
+        raise UserError(rows)
+    if not types <= {int, float}:
         raise UserError(f"{key} must hold numbers only")
-    return found
+    return np.array(entries)
+
+
+def _short(value: Any) -> str:
+    """What a client sent, as a message may repeat it."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

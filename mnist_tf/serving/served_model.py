@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -211,22 +212,25 @@ def _fingerprint(path: Path) -> tuple:
     return (path,)
 
 
-async def watch(model: ServedModel, interval: float = 1.0) -> None:
+async def watch(
+    model: ServedModel, on_change: Callable[[], None], interval: float = 1.0
+) -> None:
     """Reloads a model whenever there is a new one.
 
     Args:
       model: the model.
+      on_change: called when there was one.
       interval: seconds between two looks at its directory.
     """
-    _return_large_blocks()
     while True:
         await asyncio.sleep(interval)
         if await asyncio.to_thread(model.reload):
             say(f"now serving version {model.version}")
+            on_change()
 
 
-def _return_large_blocks() -> None:
-    """Has glibc return the memory of an old model to the system.
+def return_large_blocks() -> None:
+    """Has glibc return the memory of a large image or an old model to the system.
 
     By default, once a large block has been freed, later ones share a heap with small
     ones, and most of the heap then stays in use.

@@ -145,8 +145,11 @@ class Server:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
         watching = None
+        served_model.return_large_blocks()
+        self.metrics.set_gauges()
         if self.settings.watch:
-            watching = asyncio.create_task(served_model.watch(self.model))
+            watch = served_model.watch(self.model, self.metrics.set_gauges)
+            watching = asyncio.create_task(watch)
         yield
         if watching:
             watching.cancel()
@@ -187,11 +190,19 @@ class Server:
         elif request.media_type not in (*_UNKNOWN_TYPES, *openapi.FILE_TYPES):
             raise _unsupported(request.media_type, *openapi.FILE_TYPES, _FORM_TYPE)
         version, predictor = self.model.current  # which another may replace meanwhile
+        most = self.settings.max_instances
         decode = functools.partial(
-            images.from_bytes, body, "the body", predictor.preprocessing, preprocess
+            images.from_bytes,
+            body,
+            "the body",
+            predictor.preprocessing,
+            preprocess,
+            max_bytes=requests.MAX_UNPACKED,
+            check_count=lambda count: requests.check_count(count, most),
         )
-        found = await self._run(decode, slow=body[:6] != b"\x93NUMPY")
-        requests.check_count(len(found), self.settings.max_instances)
+        # Arrays whose pixels are kept take no longer than handing them over.
+        kept = predictor.preprocessing.method == "digits" and preprocess != "digits"
+        found = await self._run(decode, slow=not kept or body[:6] != b"\x93NUMPY")
         outputs = await self._predict(found, predictor)
         self.metrics.drift.add(predictor.artifact, found, outputs.probabilities)
         predictions = predictor.to_predictions(
@@ -276,11 +287,11 @@ class Server:
         """Returns the version that a request asks for; None for the current one."""
         name, loaded = self.settings.model_name, [*map(str, self.model.loaded())]
         asked = request.path["name"]
-        if asked == f"{name}:predict":
+        version = request.path.get("version")
+        if f"{name}:predict" == asked or (version or "").endswith(":predict"):
             raise HTTPException(405, headers={"allow": "POST"})
         if asked != name:
             raise HTTPException(404, f"no model {asked!r}; this server has {name!r}")
-        version = request.path.get("version")
         if version is None:
             return None
         if version not in loaded:

@@ -378,3 +378,34 @@ class TestFaults:
         with contextlib.suppress(UserError):
             image = images.from_image_file(io.BytesIO(content), "image", DIGITS)
             assert (image.shape, image.dtype) == ((28, 28), np.uint8)
+
+
+@pytest.mark.parametrize("form", ["npy", "npz"])
+def test_images_are_counted_before_they_are_converted(form, monkeypatch):
+    monkeypatch.delattr(images.digits, "normalize")
+    buffer = io.BytesIO()
+    batch = np.full((7, 28, 28), 200, np.uint8)
+    np.save(buffer, batch) if form == "npy" else np.savez(buffer, images=batch)
+
+    def check_count(count):
+        raise UserError(f"{count} are too many")
+
+    with pytest.raises(UserError, match=r"^7 are too many"):
+        images.from_bytes(
+            buffer.getvalue(), "the body", DIGITS, "digits", check_count=check_count
+        )
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_are_white_in_every_strip(mode):
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (700, 5, 4), np.uint8)
+    image = Image.fromarray(pixels, "RGBA").convert(mode)
+    if mode == "P":
+        image.info["transparency"] = 3
+    content = encoded(image, "PNG")
+    found = images.from_bytes(content, "it", Preprocessing("photo", 700, 5, "rgb"))
+    whole = Image.open(io.BytesIO(content)).convert("RGBA")
+    white = Image.new("RGBA", whole.size, "white")
+    expected = Image.alpha_composite(white, whole).convert("RGB")
+    np.testing.assert_array_equal(found[0], expected)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mnist_tf import artifact
+from mnist_tf.cli import publish as command_line
 from mnist_tf.cli import train
 from mnist_tf.data import datasets
 from mnist_tf.predictor import Predictor
@@ -143,6 +144,10 @@ def test_what_cannot_be_published_changes_nothing(model_dir, tmp_path):
     assert "model.tflite is damaged or belongs to another run" in line
     line = refusal(publish, tmp_path / "none", tmp_path / "models")
     assert "none does not exist; train a model there first" in line
+    line = refusal(publish, tmp_path / "none", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    line = refusal(publish, model_dir, copy)
+    assert f"{copy} is a model directory, not a repository; choose another" in line
     (tmp_path / "file").write_text("a file")
     line = refusal(publish, model_dir, tmp_path / "file")
     assert f"{tmp_path}/file cannot be published to (File exists); free" in line
@@ -178,6 +183,11 @@ def test_a_command_with_one_path_says_what_it_needs(tmp_path):
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: publish needs a model directory and a")
     assert "(got 1 paths)" in done.stderr
+
+
+@pytest.mark.fault
+def test_an_empty_path_is_refused(refused):
+    assert "must not be empty (got '')" in refused(command_line, "out", "")
 
 
 def test_config_json_is_beside_the_saved_model(trained, model_dir):

@@ -41,6 +41,11 @@ def test_help_shows_the_numbers_that_a_server_uses_by_default(capsys):
         (["--model_name=a/b"], "--model_name must be a word without / and : (got"),
         (["--token_file=none"], "--token_file none cannot be read (No such file or"),
         (["--token_file=/dev/null"], "/dev/null is empty; write a token to it"),
+        (["--token_file="], "--token_file must be a path (got '')"),
+        (
+            [f"--token_file={__file__}"],
+            "must hold one token of visible ASCII",
+        ),
         (["--model_dir=", "--port=x"], "--model_dir must be a path (got ''); --p"),
     ],
 )

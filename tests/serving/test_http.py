@@ -244,3 +244,50 @@ def test_an_invalid_flag(server, model_dir, flag, words):
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert words.replace("PORT", port) in line
+
+
+UPGRADE = b"connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nhttp2-settings: \r\n"
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_an_offer_of_http2_is_ignored(server, apart):
+    body = instances(BLANK)
+    head = HEAD + UPGRADE + f"content-length: {len(body)}\r\n\r\n".encode()
+    parts = [head, body] if apart else [head + body]
+    with connect(server) as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(0.1)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.fault
+def test_a_body_is_no_request_of_its_own(server):
+    """Where the header of an upgrade comes in parts, and is seen too late."""
+    hidden = b"GET /v1/models/smuggled HTTP/1.1\r\nhost: x\r\n\r\n"
+    length = f"content-length: {len(hidden)}\r\n\r\n".encode()
+    cut = UPGRADE.index(b"Upgrade:") + 3
+    start, rest = HEAD + UPGRADE[:cut], UPGRADE[cut:] + length
+    found = exchange(server, start, rest, hidden, pause=0.1)
+    assert found.startswith("HTTP/1.1 400 ")
+    assert found.count("\r\n\r\n") == 1
+    assert not any("smuggled" in line for line in server.lines)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("request_head", "more"),
+    [
+        (b"POST /nope HTTP/1.1\r\nhost: x\r\ncontent-length: 9999\r\n\r\n", b"x"),
+        (b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", b"\r\n"),
+    ],
+)
+def test_a_connection_without_a_request_is_closed(server, request_head, more):
+    with connect(server) as connection:
+        connection.sendall(request_head)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 ")
+        connection.sendall(more)
+        start = time.monotonic()
+        while connection.recv(65536):
+            pass
+        assert time.monotonic() - start < 5

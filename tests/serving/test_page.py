@@ -430,6 +430,33 @@ class TestImages:
         page.get_by_role("button", name="Image").set_input_files(ROOT / path)
         expect_label(page, Path(path).stem)
 
+    @pytest.mark.parametrize("then", ["another", "cleared"])
+    def test_a_picture_that_is_decoded_late_comes_too_late(self, page, then):
+        page.evaluate(
+            """() => {
+              const decode = createImageBitmap;
+              const held = new Promise((resolve) => { window.release = resolve; });
+              let first = true;
+              window.createImageBitmap = async (file) => {
+                if (first) { first = false; await held; }
+                return decode(file);
+              };
+            }"""
+        )
+        button = page.get_by_role("button", name="Image")
+        button.set_input_files(ROOT / "samples/8.png")
+        if then == "another":
+            button.set_input_files(ROOT / "samples/3.png")
+            expect_label(page, "3")
+        else:
+            page.get_by_role("button", name="Clear").click(force=True)
+        page.evaluate("release()")
+        page.wait_for_timeout(500)
+        if then == "another":
+            expect_label(page, "3")
+        else:
+            expect(page.locator("body")).to_contain_text("Nothing drawn yet.")
+
     @pytest.mark.parametrize("form", ["jpeg", "bmp", "gif", "webp"])
     def test_every_format_is_sent_as_png(self, page, form):
         buffer = io.BytesIO()

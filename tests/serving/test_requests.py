@@ -1,7 +1,9 @@
 """An invalid request gets an error that says what is wrong; the server runs on."""
 
 import base64
+import io
 
+import httpx
 import numpy as np
 import orjson
 import pytest
@@ -14,7 +16,16 @@ from tests.serving.conftest import (
     instances,
     npy,
     png,
+    running_server,
 )
+
+
+def npz(**arrays):
+    """Encodes arrays in NumPy's npz format, compressed."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
 
 ROWS = [[9] * 28] * 27  # all but one of an image
 NOT_AN_IMAGE = {"b64": base64.b64encode(b"hello").decode()}
@@ -73,6 +84,8 @@ BODIES = {
         "output_filter"),
     "no output": (b'{"output_filter": [], "instances": [[0]]}', 400, "(got [])"),
     "too many images": (instances(*[0] * 51), 413, "at most 50"),
+    "a long text": (instances("a" * 90_000, *["b"] * 49), 400, "numbers only"),
+    "numbers and a text": (instances(*[0] * 49, "a" * 90_000), 400, "numbers only"),
     "too large": (b" " * 100_001, 413, "100,000"),
 }  # fmt: skip
 
@@ -83,6 +96,8 @@ FILES = {
     "objects": (npy(np.array([None, {}], object)), 400, "object"),
     "another shape": (npy(np.zeros((27, 28), np.uint8)), 400, "[27, 28]"),
     "too many images": (npy(np.zeros((51, 28, 28), np.uint8)), 413, "at most 50"),
+    "a small archive of much": (
+        npz(images=np.zeros((100_000, 28, 28), np.uint8)), 400, "bytes"),
     "10^10 elements": (
         npy(np.zeros((1, 28, 28), np.uint8)).replace(b"(1, 28, 28)", b"(9999999999, )")
         [:128], 400, ""),
@@ -90,6 +105,7 @@ FILES = {
 
 FORM = {"content-type": "multipart/form-data"}
 FORM_WITHOUT_PARTS = {"content-type": "multipart/form-data; boundary=x"}
+LONG_BOUNDARY = {"content-type": f"multipart/form-data; boundary={'x' * 400}"}
 HTML = {"content-type": "text/html"}
 REQUESTS = [
     ("POST", "/v1/models/other:predict", {}, 404, "'mnist'"),
@@ -101,12 +117,14 @@ REQUESTS = [
     ("GET", "/web/..%2f..%2fserve.py", {}, 404, ""),
     ("GET", "/web/%2e%2e", {}, 404, ""),
     ("GET", PREDICT, {}, 405, "method"),
+    ("GET", "/v1/models/mnist/versions/1:predict", {}, 405, "method"),
     ("POST", "/healthz", {}, 405, "method"),
     ("DELETE", "/predict", {}, 405, "method"),
     ("POST", PREDICT, HTML, 415, "application/json"),
     ("POST", "/predict", HTML, 415, "image/png"),
     ("POST", "/predict", FORM, 400, "form"),
     ("POST", "/predict", FORM_WITHOUT_PARTS, 400, "form"),
+    ("POST", "/predict", LONG_BOUNDARY, 400, "form"),
     ("POST", "/predict?top_k=0", {}, 400, "top_k"),
     ("POST", "/predict?top_k=x", {}, 400, "top_k"),
     ("POST", "/predict?preprocess=most", {}, 400, "preprocess"),
@@ -142,3 +160,19 @@ def test_an_invalid_file(client, fault):
 def test_an_invalid_request(client, method, path, headers, status, words):
     assert_error(client.request(method, path, headers=headers), status, words)
     assert_healthy(client)
+
+
+def test_an_error_repeats_little_of_the_body(client):
+    body = orjson.dumps({"signature_name": "x" * 50_000, "instances": [BLANK]})
+    found = client.post(PREDICT, content=body)
+    assert found.status_code == 400
+    assert len(found.content) < 300
+
+
+def test_the_scheme_of_a_token_is_in_either_case(model_dir, tmp_path):
+    (tmp_path / "token").write_text("secret\n")
+    with running_server(model_dir, f"--token_file={tmp_path / 'token'}") as server:
+        for scheme, status in (("bearer", 200), ("Bearer", 200), ("Basic", 401)):
+            headers = {"authorization": f"{scheme} secret"}
+            found = httpx.get(f"{server.url}/metrics", headers=headers)
+            assert found.status_code == status

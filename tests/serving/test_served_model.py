@@ -53,7 +53,7 @@ async def main(config):
     description = json.loads(config.read_text())
     model = ServedModel(config.parent)
     batcher = Batcher()
-    tasks = [watch(model, interval=0.001)]
+    tasks = [watch(model, lambda: None, interval=0.001)]
     counts = (1, 20, 20, 100, 256, 256, 300)
     tasks += [keep_asking(model, batcher, count) for count in counts]
     tasks = [asyncio.create_task(task) for task in tasks]

@@ -18,6 +18,7 @@ let changed;
 let marks = [];
 const past = []; // the lists that undo restores
 let stroke = null; // the one being drawn
+let turn = 0; // a picture that is decoded later than the next change comes too late
 
 export function start(onChange) {
   changed = onChange;
@@ -37,20 +38,24 @@ export function subject() {
 }
 
 export async function take(file) {
+  const mine = ++turn;
   try {
     const image = scaled(await createImageBitmap(file), SIDE);
     // Encodes whatever the browser could read in a format that the server can read.
-    change([{ image, body: await encoded(image) }]);
+    const body = await encoded(image);
+    if (mine === turn) change([{ image, body }]);
   } catch {
-    tell(`${file.name} is not an image that this browser can read.`);
+    if (mine === turn) tell(`${file.name} is not an image that this browser can read.`);
   }
 }
 
 export function undo() {
+  turn += 1;
   if (past.length) show(past.pop());
 }
 
 export function clear() {
+  turn += 1;
   if (marks.length) change([]);
 }
 
@@ -121,6 +126,7 @@ function begin(event) {
   event.preventDefault(); // do not select text
   page.canvas.setPointerCapture(event.pointerId);
   page.status.ariaBusy = "true"; // screen readers wait for the end of the stroke
+  turn += 1;
   stroke = { points: [pointAt(event)] };
   // Removes an image: ink on top of it might not be visible.
   change([...marks.filter((mark) => mark.points), stroke]);

@@ -124,7 +124,7 @@ for (const name of ["dragover", "dragleave", "drop"]) {
 
 addEventListener("keydown", (event) => {
   if (event.target === page.token) return;
-  if ((event.ctrlKey || event.metaKey) && event.key === "z") source.undo?.();
+  if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z") source.undo?.();
   if (["Escape", "Delete"].includes(event.key)) source.clear();
 });
 
