@@ -139,6 +139,7 @@ def parse(
     define: Callable[[flags.FlagValues], None],
     convert: Callable[[Values], T],
     arguments: str = "",
+    given: str = "",
 ) -> T:
     """Parses a command line.
 
@@ -148,6 +149,7 @@ def parse(
       define: defines the flags of the command.
       convert: makes what the command needs of the values of its flags, by name.
       arguments: the multi-valued flag that takes arguments which are not flags.
+      given: the key of the values under which to pass the names of the given flags.
 
     Returns:
       What `convert` returns. `--help` and its like print and exit instead.
@@ -171,6 +173,8 @@ def parse(
         raise UserError("; ".join([*problems, line])) from error
     values.show_help()
     parsed: Values = {name: values[name].value for name in values if name not in common}
+    if given:
+        parsed[given] = {name for name in parsed if values[name].present}
     known = [*values, "flagfile", "undefok"]
     end = rest.index("--") if "--" in rest else len(rest)  # of what may be flags
     for index, argument in enumerate(rest):

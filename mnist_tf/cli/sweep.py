@@ -34,7 +34,7 @@ _FORMATS = ("table", "csv", "json")
 
 def main(argv: Sequence[str]) -> None:
     """Sweeps, shows and trains the best settings as the flags say."""
-    values = parsing.parse(argv, __doc__ or "", _define, _checked)
+    values = parsing.parse(argv, __doc__ or "", _define, _checked, given="given")
     import optuna
 
     from mnist_tf.sweeps.storage import UNREACHABLE, reason
@@ -61,12 +61,17 @@ def _run(values: parsing.Values) -> None:
     if values["space"]:
         objectives = values["objective"] or ("accuracy",)
         setup = Setup(values["config"], values["space"], objectives)
-        if not Sweep.is_in(folder):
-            rehearse([setup.config, *spaces.variants(setup.config, setup.space)])
+        if values["final"]:
+            final.check(setup)
+    new = not Sweep.is_in(folder)
+    if setup and new:
+        rehearse([setup.config, *spaces.variants(setup.config, setup.space)])
     plan = {name: values[name] for name in _PLAN if values[name] is not None}
     sweep = Sweep(folder, values["storage"], setup, **plan)
     if values["final"]:
-        final.check(sweep)
+        final.check(sweep.setup)
+    if not new and sweep.has_more():
+        rehearse([sweep.setup.config])  # the data may have been moved
     scheduler.run(sweep, values["workers"])
     _show(sweep, form)
     if values["final"]:
@@ -155,7 +160,7 @@ def _checked(values: parsing.Values) -> parsing.Values:
         objectives = values["objective"] or ("accuracy",)
         check(spaces.check_pruner, values["pruner"] or "none", objectives)
     else:
-        given = [n for n in settings if settings[n] != SETTINGS[n].default]
+        given = [name for name in settings if name in values["given"]]
         given += ["objective"] if values["objective"] else []
         if given:
             problems.append(
@@ -187,6 +192,9 @@ def _show(sweep: "Sweep", form: str) -> None:
     paths = leaderboard.write(sweep)
     if form == "table":
         print(leaderboard.table(sweep))
+    if not any(trial.state.is_finished() for trial in sweep.trials()):
+        say("no trial has ended yet; look again later")
+        return
     sweep.best()  # there must be one
     if form == "table":
         paths += plots.write(sweep)

@@ -9,7 +9,7 @@ import numpy as np
 
 from mnist_tf import data
 from mnist_tf.data import Preprocessing, images
-from mnist_tf.errors import UserError, unknown_name
+from mnist_tf.errors import UserError, unknown_name, warn
 from mnist_tf.predictor import REJECT_ATYPICAL, Outputs
 from mnist_tf.reports import predictions, statistics
 from mnist_tf.reports.selection import Selection
@@ -84,10 +84,15 @@ def load(source: str, preprocessing: Preprocessing) -> np.ndarray:
     Raises:
       UserError: there is no such data set or directory, or a file cannot be read.
     """
-    if source in data.DATASETS:
-        return data.load(source, "", preprocessing).split("test")[0]
+    # What these are depends on the directory or the network.
+    known = [name for name in data.DATASETS if name not in ("auto", "custom")]
+    if source in known:
+        dataset = data.load(source, "", preprocessing)
+        for warning in dataset.warnings():
+            warn(warning)
+        return dataset.split("test")[0]
     if not Path(source).is_dir():
-        line = unknown_name("--outsiders", source, data.DATASETS)
+        line = unknown_name("--outsiders", source, known)
         raise UserError(f"{line}, or a directory")
     try:
         names = list(images.find_files([source]))

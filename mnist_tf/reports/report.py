@@ -52,7 +52,9 @@ def find(
     """
     with (
         tempfile.TemporaryFile(dir=folder) as scratch,
-        (folder / ROWS).open("w", encoding="utf-8", newline="") as rows,
+        (folder / ROWS).open(
+            "w", encoding="utf-8", errors="backslashreplace", newline=""
+        ) as rows,
     ):
         batches = predictions.walk(probabilities, images, progress)
         written = _with_rows(batches, labels, names, files, rows)

@@ -14,7 +14,7 @@ from mnist_tf.run.signals import GracefulStop
 from mnist_tf.sweeps.leaderboard import replace
 from mnist_tf.sweeps.process import TrialProcess
 from mnist_tf.sweeps.statistics import lower_bound
-from mnist_tf.sweeps.study import Sweep
+from mnist_tf.sweeps.study import Setup, Sweep
 
 _RESULT = "final.json"
 _CLAIM, _FOUND = "mnist_tf_final", "mnist_tf_final_found"  # attributes of the study
@@ -22,13 +22,13 @@ _POLL_SECONDS = 0.05
 _END_SECONDS = 10.0
 
 
-def check(sweep: Sweep) -> None:
+def check(setup: Setup) -> None:
     """Rejects a sweep whose settings cannot be trained on all training images.
 
     Raises:
       UserError: they need validation images.
     """
-    config, space = sweep.setup.config, sweep.setup.space
+    config, space = setup.config, setup.space
     for name in ("early_stopping", "restore_best_weights"):
         if getattr(config, name) or name in space:
             raise UserError(
@@ -49,7 +49,7 @@ def run(sweep: Sweep, seeds: int, workers: int) -> str:
       UserError: no trial is complete, others are still running, or a run has failed.
       Interrupted: SIGINT or SIGTERM arrived; the same command goes on.
     """
-    check(sweep)
+    check(sweep.setup)
     study, best = sweep.study, sweep.best()[0]
     if _CLAIM not in study.user_attrs:
         running = [t.number for t in sweep.trials() if not t.state.is_finished()]

@@ -211,6 +211,10 @@ class Sweep:
             trial.set_user_attr("folder", self.id)
             return self._with_values(trial)
 
+    def has_more(self) -> bool:
+        """Returns whether there are trials to run or to go on with."""
+        return bool(self.left()) or len(self.trials()) < self.trials_wanted
+
     def left(self, held: Sequence[int] = ()) -> list[FrozenTrial]:
         """Returns the trials of this folder that run, or ran when they were killed.
 
@@ -385,7 +389,7 @@ def _read_record(folder: Path) -> dict[str, str]:
             f"{path} cannot be read ({error}); restore it from a copy, or choose "
             "another --sweep_dir"
         ) from error
-    if (folder / "trials").exists():
+    if any((folder / name).exists() for name in ("trials", "final")):
         raise UserError(
             f"--sweep_dir {folder} holds trials, but not {_RECORD}, which says of what "
             "sweep; choose another directory"

@@ -37,7 +37,7 @@ def test_a_directory_in_the_format_of_mnist_is_read(idx_folder, arrays):
 @pytest.mark.fault
 def test_what_is_neither_is_an_error():
     line = refusal(outsiders.load, "letters", DIGITS)
-    assert "--outsiders must be one of auto, mnist, fashion_mnist" in line
+    assert "--outsiders must be one of mnist, fashion_mnist" in line
     assert line.endswith("(got 'letters'), or a directory")
 
 

@@ -380,3 +380,20 @@ class TestPage:
         target = "one => !document.querySelector(one.getAttribute('href'))"
         missing = f"all => all.filter({target}).length"
         assert page.locator("nav a").evaluate_all(missing) == 0
+
+
+def test_names_of_files_may_be_no_valid_text(tmp_path):
+    table = np.eye(3, dtype=np.float32)
+    images, labels = np.zeros((3, 28, 28), np.uint8), np.array([0, 1, 1])
+    names, files = ("cat", "dog", "eel"), ("a.png", "\udcff.png", "<b>.png")
+    found = report.find(
+        tmp_path, lambda batch: table, images, labels, names, lambda _: None, files
+    )
+    about = {"model_dir": "out", "dataset": "custom", "split": "test"}
+    report.write(tmp_path, found, images, about)
+    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ["a.png", "\\udcff.png", "<b>.png"]
+    (wrong,) = json.loads((tmp_path / "report.json").read_text())["worst_mistakes"]
+    assert wrong["file"] == "<b>.png"
+    assert 'title="&lt;b&gt;.png"' in (tmp_path / "index.html").read_text("utf-8")

@@ -389,3 +389,39 @@ def test_trials_that_all_failed_are_shown_with_their_reasons(tmp_path, capsys):
     assert "2 failed" in out
     assert "trial 0 failed: the loss is NaN\ntrial 1 failed: ended by SIGSEGV" in out
     assert not (folder / "best.cfg").exists()
+
+
+def test_a_sweep_whose_trials_run_is_shown(tmp_path, capsys):
+    folder = tmp_path / "lr"
+    take(Sweep(folder, "", Setup(Config(), parse(["flip=true,false"]), ("accuracy",))))
+    sweep.main(["sweep", "--show", f"--sweep_dir={folder}"])
+    shown = capsys.readouterr()
+    assert "1 running" in shown.out
+    assert "no trial has ended yet; look again later" in shown.err
+
+
+@pytest.mark.fault
+def test_a_flag_that_equals_its_default_is_given_all_the_same(tmp_path):
+    folder = tmp_path / "lr"
+    Sweep(folder, "", Setup(Config(), parse(["flip=true,false"]), ("accuracy",)))
+    flag = f"--epochs={Config().epochs}"
+    with pytest.raises(UserError, match="--epochs is given without --search"):
+        sweep.main(["sweep", f"--sweep_dir={folder}", flag])
+
+
+@pytest.mark.fault
+def test_a_final_that_is_refused_claims_no_folder(tmp_path):
+    flags = ["--search=flip=true,false", "--early_stopping=1", "--final=1"]
+    with pytest.raises(UserError, match="--final trains on all training images"):
+        sweep.main(["sweep", f"--sweep_dir={tmp_path / 'lr'}", *flags])
+    assert not (tmp_path / "lr").exists()
+
+
+@pytest.mark.fault
+def test_data_that_are_gone_cost_no_trial(tmp_path):
+    folder = tmp_path / "lr"
+    config = Config(dataset="custom", data_dir="gone")
+    Sweep(folder, "", Setup(config, parse(["flip=true,false"]), ("accuracy",)))
+    _, err = run(folder, "--trials=2", code=1)
+    assert "error: --data_dir must be a directory (got 'gone')" in err
+    assert Sweep(folder, "").trials() == []

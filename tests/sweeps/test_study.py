@@ -509,3 +509,10 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written to"):
         Sweep(tmp_path / "file" / "lr", "", setup())
+
+
+@pytest.mark.fault
+def test_models_of_another_sweep_are_not_taken_for_its_own(tmp_path):
+    (tmp_path / "lr" / "final" / "0000-1").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"holds trials, but not \.sweep\.json"):
+        Sweep(tmp_path / "lr", "", setup())
