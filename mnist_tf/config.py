@@ -194,7 +194,7 @@ class Config:
         "(orthogonal updates for convolutions, adamw for other weights).",
         TRAINING, choices=("adam", "adamw", "sgd", "muon"))
     learning_rate: float = setting(
-        0.01, "Peak learning rate. muon: the relative change of a kernel in a step.",
+        0.01, "Peak learning rate. muon: the relative change of a kernel per step.",
         TRAINING, limits=POSITIVE)
     schedule: str = setting(
         "linear", "Learning-rate schedule after the warm-up: constant, or linear or "

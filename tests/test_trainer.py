@@ -485,6 +485,14 @@ def test_a_loss_or_metric_of_no_use_is_named(settings, line):
         fit(make_trainer("fc", **settings))
 
 
+@pytest.mark.fault
+def test_a_loss_that_is_not_finite_is_told_before_its_metrics():
+    trainer = make_trainer("fc", metrics={"logit": lambda labels, logits: logits[:, 0]})
+    trainer.model.set_weights([w * np.nan for w in trainer.model.get_weights()])
+    with pytest.raises(UserError, match=r"^the evaluation loss is NaN or infinite"):
+        trainer.evaluate(validation())
+
+
 def test_labels_that_are_no_classes_are_an_error():
     images, labels = data(20)
     with pytest.raises(tf.errors.InvalidArgumentError, match="outside the valid range"):

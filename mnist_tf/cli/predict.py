@@ -83,7 +83,8 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "show", False, "Draw each image as the model sees it, with the probabilities "
         "of all labels.", **mine)
-    flags.DEFINE_string("output", "", "File to write to, not standard output.", **mine)
+    flags.DEFINE_string(
+        "output", "", "File to write to instead of standard output.", **mine)
 # fmt: on
 
 

@@ -85,8 +85,9 @@ class MetricSet:
           UserError: one other than the loss is NaN or infinite.
         """
         found = {name: float(metric.result()) for name, metric in self._all.items()}
-        for name in self._metrics:
-            if self.samples() and not math.isfinite(found[name]):
+        # Of a loss that is not finite, the trainer says so.
+        for name in self._metrics if math.isfinite(found["loss"]) else ():
+            if not math.isfinite(found[name]):
                 raise UserError(
                     f"the metric {name!r} is {found[name]}; make it finite for every "
                     "sample"
