@@ -200,30 +200,9 @@ class Trainer:
           NotFiniteError: the loss or a weight is NaN or infinite.
           UserError: an argument cannot be used, or there are fewer batches than steps.
         """
-        _check_batches(batches)
-        _check(
-            (
-                steps_per_epoch >= 1,
-                f"steps_per_epoch must be at least 1 (got {steps_per_epoch})",
-            ),
-            (
-                validation is not None or not self.restore_best_weights,
-                "restore_best_weights needs validation; pass batches to fit",
-            ),
-            *(
-                (
-                    callable(callback),
-                    "a callback is called with the progress, unlike those of Keras; "
-                    f"pass a function (got {callback!r})",
-                )
-                for callback in callbacks
-            ),
-        )
-        if validation is not None:
-            _check_batches(validation)
+        self._check_fit(batches, epochs, steps_per_epoch, validation, callbacks)
         self.stopped = ""
         self._restore_callbacks(callbacks)
-        self._check_count(batches, epochs, steps_per_epoch)
         clock = time.perf_counter()
         self._samples = self.metrics.samples()
         iterator, steps = iter(batches), epochs * steps_per_epoch
@@ -412,10 +391,32 @@ class Trainer:
         for phase, seconds in record["seconds"].items():
             self.seconds[phase] += seconds
 
-    def _check_count(
-        self, batches: tf.data.Dataset, epochs: int, steps_per_epoch: int
+    def _check_fit(
+        self,
+        batches: tf.data.Dataset,
+        epochs: int,
+        steps_per_epoch: int,
+        validation: tf.data.Dataset | None,
+        callbacks: Sequence[Callback],
     ) -> None:
-        """Rejects fewer batches than steps, where their number is known."""
+        """Rejects what cannot be used, and fewer batches than steps, if known."""
+        _check_batches(batches)
+        if validation is not None:
+            _check_batches(validation)
+        elif self.restore_best_weights:
+            raise UserError(
+                "restore_best_weights needs validation; pass batches to fit"
+            )
+        if steps_per_epoch < 1:
+            raise UserError(
+                f"steps_per_epoch must be at least 1 (got {steps_per_epoch})"
+            )
+        for callback in callbacks:
+            if not callable(callback):
+                raise UserError(
+                    "a callback is called with the progress, unlike those of Keras; "
+                    f"pass a function (got {callback!r})"
+                )
         needed = epochs * steps_per_epoch - self.step
         # A strategy wraps the data set in a class of its own.
         known = isinstance(batches, tf.data.Dataset)
