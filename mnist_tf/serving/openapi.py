@@ -148,6 +148,7 @@ def render(document: dict[str, Any]) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="icon" href="web/icon.svg" type="image/svg+xml">'
         '<link rel="stylesheet" href="web/docs.css">'
         f'<main><h1>{title}</h1><p><a href="openapi.json">openapi.json</a>, '
         f'<a href="./">page to try it on</a></p>{"".join(sections)}</main></html>\n'
