@@ -140,17 +140,15 @@ def _fit() -> float:
 def _keras_network(keras: Any) -> Any:
     """The same network from Keras's layers."""
     layers = keras.layers
-    gelu = functools.partial(keras.activations.gelu, approximate=True)
     inputs = keras.Input((32, 32, 3))
-    x = layers.Conv2D(12, 2, use_bias=False, trainable=False)(inputs)
-    x = layers.BatchNormalization()(x)
-    x = layers.Activation(gelu)(layers.Concatenate()([x, layers.Rescaling(-1.0)(x)]))
+    x = layers.Conv2D(24, 2, trainable=False)(layers.Rescaling(1 / 255)(inputs))
+    x = layers.ReLU()(x)
     for filters in FILTERS:
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
         x = layers.BatchNormalization()(layers.MaxPooling2D(2)(x))
-        x = layers.Activation(gelu)(x)
+        x = layers.ReLU()(x)
         inner = layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
-        inner = layers.Activation(gelu)(layers.BatchNormalization()(inner))
+        inner = layers.ReLU()(layers.BatchNormalization()(inner))
         x = layers.Add()([x, inner])
     outputs = layers.Dense(10)(layers.GlobalMaxPooling2D()(x))
     return keras.Model(inputs, layers.Activation("linear", dtype="float32")(outputs))

@@ -204,8 +204,10 @@ def _transformed(images: tf.Tensor, transforms: tf.Tensor, method: str) -> tf.Te
 
 
 def _flipped(images: tf.Tensor, flips: tf.Tensor) -> tf.Tensor:
-    mirrored = tf.reshape(flips, [-1, 1, 1, 1])
-    return tf.where(mirrored, images[:, :, ::-1], images)
+    chosen = tf.where(flips)
+    # A slice with a step of -1 takes three times as long as `tf.reverse`.
+    mirrored = tf.reverse(tf.gather_nd(images, chosen), [2])
+    return tf.tensor_scatter_nd_update(images, chosen, mirrored)
 
 
 def _jittered(

@@ -98,24 +98,59 @@ class BatchNormalization(keras.layers.Layer):
 
 
 class HaarTransform(keras.layers.Layer):
-    """Splits each 2x2 patch of an image into its mean and its edges, without weights.
+    """Splits each 2x2 patch of an image into mean and edges, and normalises them.
 
-    Returns the Haar coefficients of brightness and, in colour, of two opponent colours.
-    In natural images these are nearly uncorrelated (Ruderman et al., 1998,
-    doi:10.1364/JOSAA.15.002036), so that batch normalisation whitens them, which speeds
-    up the training of the layers that follow.
+    These Haar coefficients are of brightness and, in colour, of two opponent colours.
+    In natural images they are nearly uncorrelated (Ruderman et al., 1998,
+    doi:10.1364/JOSAA.15.002036), so that to divide each by its standard deviation is to
+    whiten them, which speeds up the training of the layers that follow.
 
-    Takes float [B, H, W, C] and returns [B, H - 1, W - 1, 4 * C] in the same dtype.
+    Nothing here is trained, so training needs no gradient of a network's largest
+    feature maps. Mean and variance are those of the batch in training, from every
+    fourth patch in both directions, else moving averages with `momentum`.
+
+    Takes float [B, H, W, C] and returns [B, H - 1, W - 1, 8 * C] in the same dtype: the
+    normalised coefficients, then the same with the opposite sign.
     """
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns the coefficients of the patches at all places."""
-        channels = inputs.shape[-1]
+    def __init__(self, momentum: float = 0.9, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.momentum = momentum
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the moving averages, each [4 * C]."""
+        channels = input_shape[-1] or 1
         colors = _OPPONENT_COLORS if channels == 3 else np.eye(channels)
         colors = colors / np.linalg.norm(colors, axis=1, keepdims=True)
         kernel = np.einsum("ia,jb,kc->abcijk", _HAAR / 2, _HAAR, colors)
-        kernel = kernel.reshape(2, 2, channels, 4 * channels)
-        return tf.nn.conv2d(inputs, tf.constant(kernel, inputs.dtype), 1, "VALID")
+        self.kernel = kernel.reshape(2, 2, channels, 4 * channels).astype(np.float32)
+        # Each replica updates its own averages; reading them gives the mean.
+        options = {"shape": (4 * channels,), "dtype": "float32", "autocast": False}
+        options.update(trainable=False, synchronization="on_read", aggregation="mean")
+        self.moving_mean = keras.Variable("zeros", name="moving_mean", **options)
+        self.moving_variance = keras.Variable("ones", name="moving_variance", **options)
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns the normalised coefficients of the patches at all places."""
+        if training and self.trainable:  # as in Keras's BatchNormalization
+            kernel = tf.cast(self.kernel, inputs.dtype)
+            sample = tf.nn.conv2d(inputs, kernel, 4, "VALID")
+            mean, variance = tf.nn.moments(tf.cast(sample, tf.float32), [0, 1, 2])
+            for average, now in (
+                (self.moving_mean, mean),
+                (self.moving_variance, variance),
+            ):
+                average.assign(
+                    average.value + (1.0 - self.momentum) * (now - average.value)
+                )
+        else:
+            mean, variance = self.moving_mean.value, self.moving_variance.value
+        # The convolution normalises: (x * kernel - mean) * scale.
+        scale = tf.math.rsqrt(variance + 1e-3)
+        kernel = tf.concat([self.kernel * scale, self.kernel * -scale], -1)
+        bias = tf.concat([mean * -scale, mean * scale], 0)
+        outputs = tf.nn.conv2d(inputs, tf.cast(kernel, inputs.dtype), 1, "VALID")
+        return tf.nn.bias_add(outputs, tf.cast(bias, inputs.dtype))
 
 
 class IdentityInitializer(keras.initializers.Initializer):

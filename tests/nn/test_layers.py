@@ -87,21 +87,31 @@ def test_gradients_reach_scale_offset_and_inputs():
 
 
 class TestHaarTransform:
+    @staticmethod
+    def coefficients(images):
+        """The first half; averages of 0 and 1 leave them as they are."""
+        both = np.array(HaarTransform()(np.asarray(images, np.float32)))
+        positive, negative = np.split(both * np.sqrt(1.001), 2, axis=-1)
+        np.testing.assert_array_equal(positive, -negative)
+        return positive
+
     def test_a_flat_grey_patch_has_its_mean_and_no_edges(self):
-        grey = np.full((1, 2, 2, 1), 100.0, np.float32)
-        np.testing.assert_allclose(HaarTransform()(grey)[0, 0, 0], [200, 0, 0, 0])
+        grey = np.full((1, 2, 2, 1), 100.0)
+        found = self.coefficients(grey)[0, 0, 0]
+        np.testing.assert_allclose(found, [200, 0, 0, 0], atol=1e-4)
 
     def test_each_edge_has_a_coefficient(self):
-        image = np.zeros((1, 2, 2, 1), np.float32)
+        image = np.zeros((1, 2, 2, 1))
         image[0, :, 0] = 10  # the left column
-        np.testing.assert_allclose(HaarTransform()(image)[0, 0, 0], [10, 10, 0, 0])
-        image = image.transpose(0, 2, 1, 3)
-        np.testing.assert_allclose(HaarTransform()(image)[0, 0, 0], [10, 0, 10, 0])
+        found = self.coefficients(image)[0, 0, 0]
+        np.testing.assert_allclose(found, [10, 10, 0, 0], atol=1e-5)
+        found = self.coefficients(image.transpose(0, 2, 1, 3))[0, 0, 0]
+        np.testing.assert_allclose(found, [10, 0, 10, 0], atol=1e-5)
 
     @pytest.mark.parametrize("channels", [1, 3])
     def test_it_is_a_rotation(self, channels):
         patches = np.random.default_rng(1).normal(size=(50, 2, 2, channels))
-        found = HaarTransform()(patches.astype(np.float32))
+        found = self.coefficients(patches)
         assert found.shape == (50, 1, 1, 4 * channels)
         lengths = np.linalg.norm(patches.reshape(50, -1), axis=1)
         np.testing.assert_allclose(
@@ -110,15 +120,50 @@ class TestHaarTransform:
 
     def test_grey_pixels_in_colour_have_no_colour(self):
         grey = np.random.default_rng(1).uniform(0, 255, (1, 5, 5, 1)).repeat(3, -1)
-        found = np.array(HaarTransform()(grey.astype(np.float32)))
-        by_color = found.reshape(1, 4, 4, 4, 3)
+        by_color = self.coefficients(grey).reshape(1, 4, 4, 4, 3)
         np.testing.assert_allclose(by_color[..., 1:], 0, atol=1e-4)
         assert np.abs(by_color[..., 0]).max() > 100
 
-    def test_it_has_no_weights(self):
+    def test_training_normalises_by_the_batch(self):
+        images = np.random.default_rng(1).uniform(0, 255, (200, 12, 12, 3))
+        found = np.array(HaarTransform()(images.astype(np.float32), training=True))
+        # Up to chance: mean and variance are those of every fourth patch.
+        np.testing.assert_allclose(found.mean((0, 1, 2)), 0, atol=0.05)
+        np.testing.assert_allclose(found.std((0, 1, 2)), 1, atol=0.05)
+
+    def test_pixels_are_exact_in_bfloat16(self):
+        pixels = np.random.default_rng(1).integers(0, 256, (20, 8, 8, 3)) // 9 * 9
+        exact = HaarTransform()(tf.cast(pixels, tf.float32), training=True)
+        rounded = HaarTransform()(tf.cast(pixels, tf.bfloat16), training=True)
+        np.testing.assert_allclose(tf.cast(rounded, tf.float32), exact, atol=2**-5)
+
+    def test_inference_uses_the_moving_averages_and_does_not_change_them(self):
+        layer = HaarTransform(momentum=0.5)
+        images = np.random.default_rng(1).uniform(0, 255, (50, 5, 5, 1))
+        once = layer(images.astype(np.float32), training=True)
+        mean, variance = np.array(layer.moving_mean), np.array(layer.moving_variance)
+        assert mean[0] > 100 and variance.min() > 1000  # half of the batch's
+        for _ in range(30):
+            layer(images.astype(np.float32), training=True)
+        np.testing.assert_allclose(layer(images.astype(np.float32)), once, rtol=1e-4)
+        np.testing.assert_allclose(layer.moving_mean, 2 * mean, rtol=1e-4)
+        np.testing.assert_allclose(layer.moving_variance, 2 * variance - 1, rtol=1e-4)
+
+    def test_frozen_it_keeps_its_averages(self):
+        layer = HaarTransform()
+        layer.trainable = False
+        images = inputs((2, 6, 6, 3))
+        np.testing.assert_array_equal(layer(images, training=True), layer(images))
+        np.testing.assert_array_equal(layer.moving_mean, 0)
+
+    def test_an_image_without_colour_stays_finite(self):
+        grey = np.full((4, 6, 6, 3), 7.0, np.float32)
+        assert np.isfinite(HaarTransform()(grey, training=True)).all()
+
+    def test_nothing_is_trained(self):
         layer = HaarTransform()
         layer(inputs((1, 4, 4, 3)))
-        assert not layer.weights
+        assert not layer.trainable_weights
 
 
 class TestIdentityInitializer:
