@@ -105,6 +105,7 @@ def run(
         resume=config.resume,
         overwrite=config.overwrite,
         publish=config.publish,
+        data_dir=config.data_dir,
     )
     with contextlib.ExitStack() as stack:
         workers = stack.enter_context(cluster.joined(found, config.cluster_timeout))

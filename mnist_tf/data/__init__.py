@@ -1,11 +1,17 @@
 """Data sets and readers that trust no input. Imports only `errors`, no TensorFlow."""
 
-from mnist_tf.data.datasets import DATASETS, Dataset, load, read_arrays
+from mnist_tf.data.datasets import (
+    DATASETS,
+    Dataset,
+    has_label_folders,
+    load,
+    read_arrays,
+)
 from mnist_tf.data.labelled import LabelledFiles
 from mnist_tf.data.preprocessing import Preprocessing
 from mnist_tf.data.splits import stratified_split
 
 __all__ = [
-    "DATASETS", "Dataset", "LabelledFiles", "Preprocessing", "load", "read_arrays",
-    "stratified_split",
+    "DATASETS", "Dataset", "LabelledFiles", "Preprocessing", "has_label_folders",
+    "load", "read_arrays", "stratified_split",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ add it to `DATASETS`.
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ FASHION = (
 )  # fmt: skip
 
 _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_NPZ_VALIDATION = ("x_val", "y_val")  # if it has them
 _NAMED = 10  # of the files left out, in the warning
 _LABELS_FILE = "labels.txt"
 _MAX_LABELS = 2**16  # more are damage
@@ -201,17 +203,38 @@ def cifar10(data_dir: str) -> Dataset:
 
 def custom(data_dir: str) -> Dataset | LabelledFiles:
     """Any data in a directory; published data sets are recognised by checksum."""
-    directory = Path(data_dir)
-    if data_dir and directory.is_dir():
-        named = any((directory / name).exists() for name in (labelled.CSV, "train"))
-        if named or (not _array_files(directory) and labelled.has_folders(directory)):
-            return labelled.find(directory)
+    if data_dir and (_has_splits(data_dir) or has_label_folders(data_dir)):
+        return labelled.find(Path(data_dir))
     found, names = _read_arrays(data_dir)
     sums = tuple(map(_array_sha256, found))
     matches = (name for name, known in downloads.ARRAY_SHA256.items() if known == sums)
     name = next(matches, "custom")
     labels = FASHION if name == "fashion_mnist" else names
-    return Dataset(name, data_dir, labels, *found)
+    images, of_images = found[4:] or (None, None)
+    return Dataset(
+        name,
+        data_dir,
+        labels,
+        *found[:4],
+        validation_images=images,
+        validation_labels=of_images,
+    )
+
+
+def has_label_folders(data_dir: str) -> bool:
+    """Returns whether the folders in a directory are the labels of its images."""
+    directory = Path(data_dir)
+    return (
+        bool(data_dir)
+        and directory.is_dir()
+        and not _has_splits(data_dir)
+        and not _array_files(directory)
+        and labelled.has_folders(directory)
+    )
+
+
+def _has_splits(data_dir: str) -> bool:
+    return any((Path(data_dir) / name).exists() for name in (labelled.CSV, "train"))
 
 
 DATASETS: dict[str, Callable[[str], Dataset | LabelledFiles]] = {
@@ -233,13 +256,16 @@ def read_arrays(directory: str | os.PathLike) -> tuple[np.ndarray, ...]:
     Raises:
       UserError: a file is missing or damaged.
     """
-    return _read_arrays(directory)[0]
+    return _read_arrays(directory)[0][:4]
 
 
 def _read_arrays(
     directory: str | os.PathLike,
 ) -> tuple[tuple[np.ndarray, ...], tuple[str, ...]]:
-    """Reads the arrays in a directory, and the names of the labels beside them."""
+    """Reads the arrays in a directory, and the names of the labels beside them.
+
+    The arrays of validation, if there are any, come last.
+    """
     if not os.path.isdir(directory):
         raise UserError(f"--data_dir must be a directory (got {str(directory)!r})")
     directory = Path(directory)
@@ -282,16 +308,17 @@ def _array_files(directory: Path) -> list[Path]:
 def _read_npz(archive: Path) -> tuple[tuple[np.ndarray, ...], tuple[str, ...]]:
     with arrays.open_file(archive) as file:
         found = arrays.read_npz(file, str(archive), text=("label_names",))
-    if missing := [key for key in _NPZ_KEYS if key not in found]:
+    keys: tuple[str, ...] = _NPZ_KEYS
+    if any(key in found for key in _NPZ_VALIDATION):
+        keys += _NPZ_VALIDATION
+    if missing := [key for key in keys if key not in found]:
         raise UserError(
-            f"{archive} has no {', '.join(missing)}; it must hold "
-            f"{', '.join(_NPZ_KEYS)}"
+            f"{archive} has no {', '.join(missing)}; it must hold {', '.join(keys)}"
         )
-    wanted = [found[key] for key in _NPZ_KEYS]
     # Keras's CIFAR-10 has labels [n, 1]; others have greyscale images [n, H, W, 1].
     flat = [
         each[..., 0] if each.ndim == axes and each.shape[-1] == 1 else each
-        for each, axes in zip(wanted, (4, 2, 4, 2), strict=True)
+        for each, axes in zip((found[key] for key in keys), itertools.cycle((4, 2)))
     ]
     names = found.get("label_names", np.array([], str))
     return tuple(flat), tuple(names.ravel().tolist())

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mnist_tf import artifact
+from mnist_tf import artifact, data
 from mnist_tf.config import Switch
 from mnist_tf.errors import UserError
 from mnist_tf.run import checkpoints
@@ -22,8 +22,12 @@ def check(
     resume: Switch,
     overwrite: bool,
     publish: str = "",
+    data_dir: str = "",
 ) -> None:
     """Rejects directories that cannot be written to or hold what would be lost.
+
+    So are those among folders that are the labels of images: the next run would take
+    them for labels, too.
 
     Arguments are the settings of the same names.
 
@@ -34,6 +38,7 @@ def check(
     written = {"--model_dir": model_dir, "--log_dir": log_dir}
     if publish:
         written["--publish"] = publish
+    labels = Path(data_dir).resolve() if data.has_label_folders(data_dir) else None
     for flag, name in written.items():
         folder = Path(name).absolute()
         existing = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
@@ -43,6 +48,11 @@ def check(
             problems.append(f"{flag} {existing} is a file; choose a directory")
         elif not os.access(existing, os.W_OK | os.X_OK):
             problems.append(f"{flag} {existing} is not writable; choose another")
+        elif labels in folder.resolve().parents:
+            problems.append(
+                f"{flag} {name} is in --data_dir {data_dir}, where each folder is a "
+                "label; choose one elsewhere, or move the labels into a folder train"
+            )
     if problems:
         raise UserError("; ".join(problems))
     folder = Path(model_dir) / artifact.CHECKPOINTS

@@ -185,6 +185,14 @@ def test_the_labels_of_an_npz_file_are_its_own(save_npz, arrays):
     assert found.preprocessing.method == "photo"
 
 
+def test_an_npz_file_may_have_a_validation_split(save_npz, arrays):
+    images, labels = arrays[2][:9, ..., None], arrays[3][:9, None]
+    dataset = load(save_npz(x_val=images, y_val=labels))
+    assert dataset.splits == ("train", "validation", "test")
+    np.testing.assert_array_equal(dataset.validation_images, images[..., 0])
+    np.testing.assert_array_equal(dataset.validation_labels, labels[:, 0])
+
+
 def test_auto_names_the_file_that_differs_from_mnist_of_60000_images(save_npz):
     directory = save_npz(
         x_train=np.zeros((60_000, 28, 28), np.uint8),
@@ -228,6 +236,7 @@ def test_a_new_data_set_is_a_function_and_a_line(tmp_path, idx_folder, arrays):
         ({"y_train": np.zeros((200, 2), int)},
          "train labels in {} must be one per image (got shape [200, 2]"),
         ({"y_train": None}, "{}/mnist.npz has no y_train; it must hold x_train, "),
+        ({"x_val": np.zeros(5)}, "{}/mnist.npz has no y_val; it must hold x_train, "),
         ({"x_test": np.zeros((50, 28, 28))},
          "test images in {} must be uint8 [n, H, W] or [n, H, W, 3], n at "),
         ({"x_test": np.zeros((50, 784), np.uint8)},

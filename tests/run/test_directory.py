@@ -43,6 +43,19 @@ def test_a_directory_that_is_a_file_is_named_with_all_others(tmp_path):
 
 
 @pytest.mark.fault
+def test_nothing_is_written_among_folders_that_are_labels(tmp_path):
+    # The next run would take them for labels, with the curves in report.png as images.
+    for label in ("cats", "dogs"):
+        (tmp_path / label).mkdir()
+    line = f"--model_dir {tmp_path}/out is in --data_dir {tmp_path}, where each folder"
+    with pytest.raises(UserError, match=f"^{re.escape(line)}.*; --log_dir .*/logs is"):
+        check(tmp_path, data_dir=str(tmp_path))
+    check(tmp_path / "elsewhere", data_dir=str(tmp_path / "cats"))
+    (tmp_path / "train").mkdir()
+    check(tmp_path, data_dir=str(tmp_path))
+
+
+@pytest.mark.fault
 @pytest.mark.parametrize("left", ["config.json", "model.weights.h5", "checkpoints/x"])
 def test_a_model_or_an_unfinished_run_is_only_replaced_on_request(tmp_path, left):
     if left == "checkpoints/x":
