@@ -66,6 +66,11 @@ def run(sweep: Sweep, seeds: int, workers: int) -> str:
             f"warning: the test split was looked at for trial {claim['trial']}, which "
             f"was the best; it is trial {best.number} now"
         )
+    if len(claim["seeds"]) != seeds:
+        say(
+            f"warning: --final={seeds} has no effect, because the final runs of this "
+            f"sweep are those of --final={len(claim['seeds'])}"
+        )
     found = study.user_attrs.get(_FOUND)
     if found is None:
         if claim["folder"] != sweep.id:

@@ -237,6 +237,7 @@ def test_the_test_images_are_looked_at_once(swept):
     (folder / "final.json").unlink()
     again, err = run(folder, "--final=3", "--format=json")
     assert err.splitlines()[-1] == line
+    assert "warning: --final=3 has no effect" in err and "--final=2" in err
     assert json.loads(again)["trials"] == rows(folder)
     assert contents(folder / "final") == before
     assert json.loads((folder / "final.json").read_text()) == found
