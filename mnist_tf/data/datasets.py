@@ -210,14 +210,14 @@ def custom(data_dir: str) -> Dataset | LabelledFiles:
     matches = (name for name, known in downloads.ARRAY_SHA256.items() if known == sums)
     name = next(matches, "custom")
     labels = FASHION if name == "fashion_mnist" else names
-    images, of_images = found[4:] or (None, None)
+    held_out, held_out_labels = found[4:] or (None, None)
     return Dataset(
         name,
         data_dir,
         labels,
         *found[:4],
-        validation_images=images,
-        validation_labels=of_images,
+        validation_images=held_out,
+        validation_labels=held_out_labels,
     )
 
 

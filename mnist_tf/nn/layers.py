@@ -105,9 +105,9 @@ class HaarTransform(keras.layers.Layer):
     doi:10.1364/JOSAA.15.002036), so that to divide each by its standard deviation is to
     whiten them, which speeds up the training of the layers that follow.
 
-    Nothing here is trained, so training needs no gradient of a network's largest
-    feature maps. Mean and variance are those of the batch in training, from every
-    fourth patch in both directions, else moving averages with `momentum`.
+    Nothing here is trained, so training needs no gradient of the coefficients, which
+    have the full resolution. Mean and variance are those of the batch in training, from
+    every fourth patch in both directions, else moving averages with `momentum`.
 
     Takes float [B, H, W, C] and returns [B, H - 1, W - 1, 8 * C] in the same dtype: the
     normalised coefficients, then the same with the opposite sign.
