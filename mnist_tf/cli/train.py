@@ -16,7 +16,7 @@ from mnist_tf import artifact
 from mnist_tf.cli import parsing
 from mnist_tf.cli.main import STARTED
 from mnist_tf.config import Config
-from mnist_tf.data import limits
+from mnist_tf.data import DATASETS, limits
 from mnist_tf.errors import UserError, unknown_name, warn
 
 if TYPE_CHECKING:
@@ -37,15 +37,17 @@ def main(argv: Sequence[str]) -> None:
 
 def unknown_names(values: parsing.Values) -> list[str]:
     """Returns an error for each of data set and network that is not known."""
-    # Here, because TensorFlow takes seconds to import and --help does not need it.
-    from mnist_tf import experiment  # noqa: F401 (imports it silently)
-    from mnist_tf.data import DATASETS
-    from mnist_tf.model import MODELS
+    known = {"dataset": list(DATASETS)}
+    if values["model"] != Config().model:
+        # A mistyped flag should not wait for TensorFlow, which takes seconds to import.
+        from mnist_tf import experiment  # noqa: F401 (imports it silently)
+        from mnist_tf.model import MODELS
 
+        known["model"] = list(MODELS)
     return [
-        unknown_name(f"--{name}", values[name], known)
-        for name, known in {"dataset": list(DATASETS), "model": list(MODELS)}.items()
-        if values[name] not in known
+        unknown_name(f"--{name}", values[name], names)
+        for name, names in known.items()
+        if values[name] not in names
     ]
 
 

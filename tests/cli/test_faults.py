@@ -212,6 +212,20 @@ def test_an_error_is_one_line_and_exit_1():
     assert line.startswith("error: --model must be one of")
 
 
+@pytest.mark.parametrize("flag", ["--epoch=3", "--batch_size=0", "--dataset=minst"])
+def test_a_mistake_is_told_before_tensorflow_is_imported(flag):
+    code = (
+        "import sys, train\n"
+        "try: train.main(sys.argv)\n"
+        "except Exception as error: print(error, 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, flag], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.startswith(flag.partition("=")[0])
+    assert done.stdout.endswith(" False\n")
+
+
 def test_debug_shows_the_traceback():
     done = subprocess.run(
         [sys.executable, "predict.py", "--debug", "--model_dir=nowhere", "x.npy"],
