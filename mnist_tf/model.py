@@ -414,6 +414,11 @@ def examine(
     return model(images, training=training), []
 
 
+def without_views(model: keras.Model) -> keras.Model:
+    """Returns a network without its test-time augmentation, if it has any."""
+    return model.network if isinstance(model, TestTimeAugmented) else model
+
+
 def scaled(images: tf.Tensor, dtype: str) -> tf.Tensor:
     """Scales pixels of 0..255 to 0..1 in `dtype`."""
     return tf.cast(images, dtype) / tf.constant(255, dtype)

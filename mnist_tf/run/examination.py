@@ -4,7 +4,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -51,7 +51,9 @@ def examine(
 ) -> dict[str, Examination]:
     """Asks a network about a sample of the images of each split that has any.
 
-    A sample has at most 10,000 images, fewer large ones or of many classes.
+    A sample has at most 10,000 images, fewer large ones or of many classes. Where other
+    images are held out, those of training are seen without test-time augmentation: only
+    their features count then, which are those of one view.
 
     Args:
       network: maps images [B, H, W, C] to logits [B, C].
@@ -59,8 +61,27 @@ def examine(
         indices into both.
       threads: batches that run at a time.
     """
-    shape = next(iter(splits.values()))[0].shape[1:]
+    filled = {name: split for name, split in splits.items() if len(split[2])}
+    compiled = functools.cache(_compiled)
+    found = {}
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for name, (images, labels, indices) in filled.items():
+            one_view = name == "train" and len(filled) > 1
+            asked = model.without_views(network) if one_view else network
+            examined = compiled(asked, images.shape[1:])
+            # 1 where a network leaves its number open.
+            classes = examined.structured_outputs[0].shape[1] or 1
+            chosen = _sample(images, indices, classes)
+            work = functools.partial(_outputs, examined, images, labels)
+            parts = np.array_split(chosen, min(threads, len(chosen)))
+            outputs = itertools.chain.from_iterable(pool.map(work, parts))
+            arrays = map(np.concatenate, zip(*outputs, strict=True))
+            found[name] = Examination(chosen, labels[chosen], *arrays)
+    return found
 
+
+def _compiled(network: keras.Model, shape: tuple[int, ...]) -> Any:
+    """Returns a graph of a network, for probabilities and, if it has any, features."""
     image = tf.TensorSpec((None, *shape, 1)[:4], tf.uint8)
 
     @tf.function(autograph=False, input_signature=[image])
@@ -69,25 +90,14 @@ def examine(
         features = [typicality.pooled(activations)] if activations else []
         return tf.nn.softmax(logits), *features
 
-    def work(split: Split, part: np.ndarray) -> list[tuple[tf.Tensor, ...]]:
-        images, labels, _ = split
-        batches = dataloader.evaluation_batches(images, labels, indices=part)
-        return [examined(batch) for batch, _ in batches]
+    return examined.get_concrete_function()
 
-    found = {}
-    # 1 where a network leaves its number open.
-    classes = examined.get_concrete_function().structured_outputs[0].shape[1] or 1
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        for name, split in splits.items():
-            images, labels, indices = split
-            if len(indices):
-                chosen = _sample(images, indices, classes)
-                parts = np.array_split(chosen, min(threads, len(chosen)))
-                outputs = pool.map(functools.partial(work, split), parts)
-                columns = zip(*itertools.chain.from_iterable(outputs), strict=True)
-                arrays = [np.concatenate(column) for column in columns]
-                found[name] = Examination(chosen, labels[chosen], *arrays)
-    return found
+
+def _outputs(
+    examined: Callable, images: np.ndarray, labels: np.ndarray, rows: np.ndarray
+) -> list[tuple[tf.Tensor, ...]]:
+    batches = dataloader.evaluation_batches(images, labels, indices=rows)
+    return [examined(batch) for batch, _ in batches]
 
 
 def _sample(images: np.ndarray, indices: np.ndarray, classes: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnist_tf.model import build
+from mnist_tf.model import TestTimeAugmented, build
 from mnist_tf.run import examination
 from mnist_tf.run.examination import Examination
 
@@ -74,6 +74,21 @@ def test_images_in_colour_are_examined():
         network, {"train": (images, LABELS[:20], np.arange(20))}, 1
     )
     assert found["train"].features.shape == (20, 4)
+
+
+def test_test_time_augmentation_is_for_what_is_fitted_to_predictions(network):
+    augmented = TestTimeAugmented(network, shift=1, flip=True)
+    alone = {"train": SPLITS["train"]}
+    one_view = examination.examine(network, alone, 1)["train"]
+    views = examination.examine(augmented, alone, 1)["train"]
+    assert not np.allclose(views.probabilities, one_view.probabilities, atol=1e-3)
+    # The features are those of the images as they are.
+    np.testing.assert_allclose(views.features, one_view.features, atol=1e-5)
+    both = examination.examine(augmented, SPLITS, 1)
+    np.testing.assert_array_equal(both["train"].probabilities, one_view.probabilities)
+    images, _, indices = SPLITS["validation"]
+    expected = tf.nn.softmax(augmented(images[indices][..., np.newaxis]))
+    np.testing.assert_allclose(both["validation"].probabilities, expected, atol=1e-6)
 
 
 def test_a_split_without_images_is_left_out(network):
