@@ -125,20 +125,21 @@ def test_a_label_that_is_not_probable_enough_is_withheld(folder):
     assert sum(each.label is None for each in found) == 25
 
 
-class TestTypicality:
-    @pytest.fixture(scope="class")
-    def fitted(self, tmp_path_factory):
-        """A model that knows images of little ink; half of those it was fitted to."""
-        folder = tmp_path_factory.mktemp("typical")
-        model = write(folder)
-        dark = IMAGES[:400] // 8
-        _, activations = examine(model, dark[..., np.newaxis])
-        features = typicality.pooled(activations).numpy()
-        labels = np.arange(200) % 10
-        found = typicality.fit(features[:200], labels, features[200:])
-        write(folder, model=model, typicality=found)
-        return folder
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A model that knows images of little ink; half of those it was fitted to."""
+    folder = tmp_path_factory.mktemp("typical")
+    model = write(folder)
+    dark = IMAGES[:400] // 8
+    _, activations = examine(model, dark[..., np.newaxis])
+    features = typicality.pooled(activations).numpy()
+    labels = np.arange(200) % 10
+    found = typicality.fit(features[:200], labels, features[200:])
+    write(folder, model=model, typicality=found)
+    return folder
 
+
+class TestTypicality:
     @pytest.mark.parametrize("runtime", ["litert", "tensorflow"])
     def test_it_tells_familiar_images_from_others(self, fitted, runtime):
         outputs = Predictor(fitted, runtime).outputs(
