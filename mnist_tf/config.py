@@ -76,8 +76,9 @@ class Config:
     dataset: str = setting(
         "auto", "Data set to train on: auto, mnist, fashion_mnist, cifar10, sample or "
         "custom. auto and custom read any data in --data_dir. Without it, auto looks "
-        "for MNIST in the user's cache and on the network, and falls back, with a "
-        "warning, to the 5,000 digits that ship with the project.", DATA)
+        "for MNIST in your cache directory (~/.cache/mnist_tf on Linux) and on the "
+        "network, and falls back, with a warning, to the 5,000 digits that ship with "
+        "the project.", DATA)
     data_dir: str = setting(
         "", "Directory with the data: image files as train/<label>/*, test/<label>/* "
         "and, if you like, validation/<label>/*; or as <label>/*; or with labels.csv "
@@ -92,8 +93,8 @@ class Config:
         "draw it as MNIST's are drawn), photo (resize it), or auto, which is digits if "
         "the labels are digits.", DATA, choices=("auto", "digits", "photo"))
     image_size: int = setting(
-        0, "photo: Height and width of the input in pixels. 0 is the size of the "
-        "images, which must then be equal.", DATA, limits=between(0, 2048))
+        0, "photo: Height and width of the input in pixels. 0 takes the size of the "
+        "images, which must then be the same for all.", DATA, limits=between(0, 2048))
     color: str = setting(
         "auto", "photo: rgb, grayscale, or auto, which is rgb if there are images in "
         "colour.", DATA, choices=("auto", "rgb", "grayscale"))
@@ -102,18 +103,18 @@ class Config:
         "middle), pad (keep all of it between black bars) or stretch.",
         DATA, choices=("crop", "pad", "stretch"))
     strict: bool = setting(
-        False, "Stop at an image file that is damaged. By default it is named and left "
-        "out.", DATA)
+        False, "Stop at an image file that is damaged. By default it is reported and "
+        "skipped.", DATA)
     cache_dir: str = setting(
-        "", "Directory for the pixels of image files, which are decoded once. By "
-        "default it is in the user's cache.", DATA)
+        "", "Directory to cache the pixels of image files in, which are decoded once. "
+        "By default in your cache directory (~/.cache/mnist_tf on Linux).", DATA)
     augment: str = setting(
-        "none", "Random movement of the training images at each step: none, shift "
+        "none", "Random geometric changes of the training images: none, shift "
         "(by whole pixels) or affine (shift, rotation, zoom and shear).",
         DATA, choices=("none", "shift", "affine"))
     augment_fraction: float = setting(
-        1.0, "Fraction of the images of a batch to move. The others stay as they are, "
-        "which saves time.", DATA, limits=SHARE)
+        1.0, "Fraction of the images of a batch that --augment changes. The others "
+        "stay as they are, which saves time.", DATA, limits=SHARE)
     augment_shift: float = setting(
         2.0, "Largest shift in pixels.", DATA, limits=between(0, 14))
     augment_rotation: float = setting(
@@ -169,10 +170,10 @@ class Config:
         False, "Test-time augmentation: average over the mirror image as well, at "
         "twice the cost.", MODEL)
     init_from: str = setting(
-        "", "Model directory to take the first weights from: all whose names and "
-        "shapes fit. The output layer is new if the labels differ.", MODEL)
+        "", "Model directory to initialise the weights from: all whose names and "
+        "shapes match. The output layer is new if the labels differ.", MODEL)
     train_only: str = setting(
-        "all", "What to train: all layers, or only the head, that is the output layer.",
+        "all", "What to train: all layers, or only the head (the output layer).",
         MODEL, choices=("all", "head"))
 
     batch_size: int = setting(128, "Images per step.", TRAINING, limits=AT_LEAST_1)
@@ -205,7 +206,7 @@ class Config:
     momentum: float = setting(
         0.9, "sgd, muon: momentum. adam, adamw: beta_1.", TRAINING, limits=FRACTION)
     beta_2: float = setting(
-        0.99, "adam, adamw: decay rate of the second-moment estimates.",
+        0.99, "adam, adamw, muon: decay rate of the second-moment estimates.",
         TRAINING, limits=FRACTION)
     weight_decay: float = setting(
         0.004, "adamw, sgd, muon: decoupled weight decay of the kernels.",
@@ -217,15 +218,15 @@ class Config:
         0.0, "Fraction of each one-hot target to spread evenly over all classes.",
         TRAINING, limits=FRACTION)
     class_weights: str = setting(
-        "none", "Weights of the classes in the loss: none, or balanced to give each "
-        "class the same part however many images it has.",
+        "none", "Class weights in the loss: none, or balanced, which gives each class "
+        "the same share of the loss however many images it has.",
         TRAINING, choices=("none", "balanced"))
     ema_decay: float = setting(
         0.0, "Evaluate and export an exponential moving average of the weights with "
         "this decay. 0 uses the weights themselves.", TRAINING, limits=FRACTION)
     sync_batch_norm: bool = setting(
-        False, "Several replicas: batch normalisation sees the images of all of them, "
-        "not those of its own.", TRAINING)
+        False, "With several replicas, batch normalisation sees the images of all of "
+        "them, not only those of each replica.", TRAINING)
     early_stopping: int = setting(
         0, "Stop after this many epochs without improvement of the validation "
         "accuracy. 0 never stops early.", TRAINING, limits=AT_LEAST_0)
@@ -235,9 +236,9 @@ class Config:
     evaluate_test: bool = setting(
         True, "Evaluate the trained model on the test images, too.", TRAINING)
     calibrate: bool = setting(
-        True, "Divide the logits of the exported model by a temperature at which its "
-        "probabilities tell how often it is correct. It is fitted to the validation "
-        "images, at least 100; the labels that are predicted stay the same.", TRAINING)
+        True, "Divide the logits of the exported model by a temperature, so that its "
+        "probabilities match how often it is correct. Fitted to the validation images "
+        "if there are at least 100; the predicted labels stay the same.", TRAINING)
     seed: int = setting(
         1, "Seed of all randomness. The same seed gives the same weights, bit for bit, "
         "on the same machine with the same number of cores.", TRAINING,
@@ -249,7 +250,7 @@ class Config:
         "", "Directory to publish the trained model in as a new version, laid out for "
         "TensorFlow Serving.", RUN)
     keep: int = setting(
-        0, "publish: Versions to keep, the newest ones. 0 keeps all.",
+        0, "publish: How many of the newest versions to keep. 0 keeps all.",
         RUN, limits=AT_LEAST_0)
     log_dir: str = setting(
         "logs", "Directory for TensorBoard; each run gets its own subdirectory.",
@@ -261,13 +262,14 @@ class Config:
         False, "Replace the model in --model_dir.", RUN)
     save_every: int = setting(
         0, "Save a checkpoint every this many steps, in addition to the end of each "
-        "epoch. 0 does not.", RUN, limits=AT_LEAST_0)
+        "epoch. 0 turns this off.", RUN, limits=AT_LEAST_0)
     save_every_seconds: float = setting(
-        0.0, "Save a checkpoint at least every this many seconds. 0 does not.",
+        0.0, "Save a checkpoint at least every this many seconds. 0 turns this off.",
         RUN, limits=AT_LEAST_0)
     on_nonfinite: str = setting(
-        "stop", "When the loss or a weight is NaN or infinite: stop, or rollback to "
-        "the latest checkpoint with half the learning rate, up to three times.",
+        "stop", "When the loss or a weight is NaN or infinite: stop, or rollback, "
+        "which returns to the latest checkpoint with half the learning rate, up to "
+        "three times.",
         RUN, choices=("stop", "rollback"))
     log_every: int = setting(
         50, "Run the callbacks (progress, TensorBoard, checkpoints) every this many "
@@ -277,11 +279,11 @@ class Config:
         "Empty profiles none.", RUN, limits=STEPS)
     report: bool = setting(
         True, "End the run with report.png in --model_dir: curves, confusion matrix "
-        "and worst mistakes. Needs matplotlib; there is none without.", RUN)
+        "and worst mistakes. Skipped if matplotlib is not installed.", RUN)
     strategy: str = setting(
         "auto", "How to distribute the training: single (one device), mirrored (all "
         "GPUs of this machine), multi_worker (all machines that TF_CONFIG or Slurm "
-        "name), or auto, which is the last of these that fits.",
+        "names), or auto, which picks the last of these that applies.",
         RUN, choices=("auto", "single", "mirrored", "multi_worker"))
     cluster_timeout: float = setting(
         300.0, "multi_worker: Seconds to wait for the other workers at the start.",

@@ -1,4 +1,4 @@
-"""Errors that users can mend, warnings, and what is kept off the terminal."""
+"""Errors that users can fix, warnings, and what is kept off the terminal."""
 
 import contextlib
 import difflib
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 
 
 class UserError(ValueError):
-    """A mistake of the user: what is wrong, the value seen and how to mend it.
+    """A mistake by the user: what is wrong, the value seen and how to fix it.
 
     The commands print it as one line, `error: ...`, and exit with 1. Any other
     exception is a bug and keeps its traceback.

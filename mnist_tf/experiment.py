@@ -40,7 +40,7 @@ from mnist_tf.run.parts import Parts, own_shards
 from mnist_tf.stats.mistakes import Mistakes, Predictions
 from mnist_tf.trainer import Callback, Trainer
 
-_AUTO = ("precision", "shards")  # settings that may be "auto"
+_AUTO = ("precision", "shards")  # settings whose "auto" depends on the hardware
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,7 +83,7 @@ class Trainer:
 
     Args:
       model: any built Keras model; maps (images, training=...) to logits [B, C].
-        Tensors decide in `tf.where` or `tf.cond`, not in `if`.
+        Branch on tensors with `tf.where` or `tf.cond`, not `if`.
       optimizer: a Keras optimizer. If it averages the weights (`use_ema`), the averages
         are evaluated and kept.
       loss: maps (labels, logits) to the loss of each sample, [B].
@@ -293,7 +293,7 @@ class Trainer:
     def evaluate(
         self, batches: tf.data.Dataset, model: keras.Model | None = None
     ) -> dict[str, float]:
-        """Returns loss and metrics, exact over every sample.
+        """Returns loss and metrics, computed over every sample.
 
         Args:
           batches: (images, labels) batches.
@@ -371,8 +371,8 @@ class Trainer:
         saved = {name: arrays[name].shape for name in arrays if name not in extra}
         if saved != shapes:
             raise UserError(
-                "--resume: the checkpoint is of a model, an optimizer or metrics of "
-                "other shapes; train with --overwrite"
+                "--resume: the shapes in the checkpoint are not those of the model, "
+                "optimizer and metrics; use --overwrite to start afresh"
             )
         for name, variable in variables.items():
             variable.assign(arrays[name])
@@ -405,7 +405,7 @@ class Trainer:
             _check_batches(validation)
         elif self.restore_best_weights:
             raise UserError(
-                "restore_best_weights needs validation; pass batches to fit"
+                "restore_best_weights needs validation; pass validation= to fit"
             )
         if steps_per_epoch < 1:
             raise UserError(

@@ -103,8 +103,8 @@ make train      # creates .venv, installs, trains configs/base.cfg into out/
 make test       # lints, checks the types and runs the tests
 ```
 
-This needs Python 3.11 or newer. `make help` lists the other targets. The commands below
-run in the environment: `source .venv/bin/activate`.
+This needs Python 3.11.4 or newer. `make help` lists the other targets. The commands
+below run in the environment: `source .venv/bin/activate`.
 
 - **Train**: `python train.py --flagfile=configs/base.cfg --epochs=8`. Every setting is
   a flag; `python train.py --help` describes them, `configs/` has recipes.
@@ -149,7 +149,7 @@ def main(argv: Sequence[str]) -> None:
     """Makes the project and prints where it is."""
     name, directory, left_out = parsing.parse(argv, __doc__ or "", _define, _checked)
     make(name, directory, left_out)
-    print(f"made {directory}; change to it and run make train, then make test")
+    print(f"created {directory}; cd into it and run make train, then make test")
 
 
 def make(name: str, directory: Path, left_out: Part) -> None:
@@ -187,7 +187,7 @@ def make(name: str, directory: Path, left_out: Part) -> None:
 def _define(values: flags.FlagValues) -> None:
     mine: dict = {"flag_values": values, "module_name": "New project"}
     flags.DEFINE_string("name", "", "Name of the package, such as flowers.", **mine)
-    flags.DEFINE_string("dir", "", "Directory to make, such as ../flowers.", **mine)
+    flags.DEFINE_string("dir", "", "Directory to create, such as ../flowers.", **mine)
     flags.DEFINE_string(
         "without", "", f"Parts to leave out, of {', '.join(PARTS)}. The benchmarks are "
         "left out with any other part, because they measure all of them.", **mine)
@@ -237,7 +237,7 @@ def _problem_of_name(name: str) -> str:
 
 def _problem_of_directory(directory: Path | None) -> str:
     if directory is None:
-        return "--dir is missing; give the directory to make, as in DIR=../flowers"
+        return "--dir is missing; give the directory to create, as in DIR=../flowers"
     empty = directory.is_dir() and not any(directory.iterdir())
     if directory.exists() and not empty:
         return f"--dir must not exist or be an empty directory (got {directory})"
@@ -262,7 +262,7 @@ def _git(project: Path, *arguments: str, files: Path | None = None) -> str:
         text=True,
     )
     if done.returncode:
-        raise UserError(f"git {arguments[0]} has failed: {done.stderr.strip()}")
+        raise UserError(f"git {arguments[0]} failed: {done.stderr.strip()}")
     return done.stdout
 
 
@@ -354,7 +354,7 @@ def _format(project: Path) -> None:
         command = [sys.executable, "-m", "ruff", *arguments, "--quiet", "--no-cache"]
         done = subprocess.run(command, cwd=project, capture_output=True, text=True)
         if done.returncode:
-            raise UserError(f"ruff has failed: {(done.stderr or done.stdout).strip()}")
+            raise UserError(f"ruff failed: {(done.stderr or done.stdout).strip()}")
 
 
 if __name__ == "__main__":

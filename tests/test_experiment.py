@@ -468,7 +468,7 @@ def test_without_mnist_it_warns_and_trains_on_the_sample(
     assert result.description["dataset"]["name"] == "sample"
     assert result.description["config"]["dataset"] == "auto"
     warning = capsys.readouterr().err
-    assert "warning: using the 5,000 digits that ship with the project" in warning
+    assert "warning: using only the 5,000 digits that ship with the project" in warning
     assert "!" * 80 in warning
 
 

@@ -339,4 +339,4 @@ def test_a_commit_that_is_refused_leaves_nothing(tmp_path):
         "GIT_CONFIG_VALUE_0": str(hooks),
     }
     line = refused(tmp_path / "made", "--name=zoo", **setting)
-    assert line == "git commit has failed: not today"
+    assert line == "git commit failed: not today"

@@ -255,7 +255,7 @@ def test_a_run_can_start_from_the_weights_of_another(folder, description):
         "--train_only=head",
     ]
     done = ok(folder, *flags, "--epochs=1")
-    assert "--init_from=out: took 10 of 12 weights" in done.stderr
+    assert "--init_from=out: loaded 10 of 12 weights" in done.stderr
     tuned = json.loads((folder / "tuned" / "config.json").read_text("utf-8"))
     assert tuned["init_from"] == {
         "model_dir": "out",

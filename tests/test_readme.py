@@ -91,7 +91,7 @@ def test_the_lines_for_a_notebook_run_as_they_are(tmp_path):
 
 
 def test_the_drawing_of_the_house_shows_every_room_on_one_screen():
-    (drawing,) = re.findall(r"(?ms)^## The house\n\n```\n(.*?)^```", TEXT)
+    (drawing,) = re.findall(r"(?ms)^## Layout\n\n```\n(.*?)^```", TEXT)
     assert len(drawing.splitlines()) <= 25
     drawn = set(re.findall(r"(?m)^  ([\w./]+) ", drawing))
     door = {path.name for path in (ROOT / "mnist_tf").glob("*.py")}

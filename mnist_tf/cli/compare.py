@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     if comparison.data_differ(runs):
         say(
             "warning: the models were trained and tested on different data sets "
-            "(dataset.sha256), so their figures are of different images"
+            "(dataset.sha256), so their figures are not comparable"
         )
     if values["plot"]:
         _plot(runs, values["plot"])
@@ -49,7 +49,7 @@ def _define(values: flags.FlagValues) -> None:
     mine: dict = {"flag_values": values, "module_name": "Compare"}
     flags.DEFINE_multi_string(
         "model_dir", [], "Model directory to compare; the others, or all, may follow "
-        "as arguments.", **mine)
+        "as arguments", **mine)
     flags.DEFINE_enum(
         "format", "table", ["table", *_FORMATS], "Output format.", **mine)
     flags.DEFINE_string(

@@ -2,8 +2,8 @@
 
     mnist_tf evaluate --model_dir=out --split=test [--dataset=... --data_dir=...]
 
-Prints loss, accuracy, precision and recall of each class and the confusion matrix,
-exact over every image. --report=DIR writes a page with pictures, plots and all figures;
+Prints loss, accuracy, precision and recall of each class and the confusion matrix, all
+computed over every image. --report=DIR writes a page with pictures, plots and figures;
 --against=OTHER, which may be repeated, says whether another model is better or worse.
 """
 
@@ -36,7 +36,7 @@ _NEEDED = ("matplotlib", "jinja2")  # by --report
 
 
 def main(argv: Sequence[str]) -> None:
-    """Evaluates as the flags say and prints the report."""
+    """Evaluates as the flags say, prints the table and writes the report, if any."""
     values = parsing.parse(argv, __doc__ or "", _define, _checked)
     if values["report"]:
         folder.check(values["report"], "--report", report.NAMES)
@@ -78,22 +78,22 @@ def _define(values: flags.FlagValues) -> None:
         **mine)
     flags.DEFINE_enum(
         "dataset", None, list(data.DATASETS),
-        "Data set to evaluate on. By default it is auto if --data_dir is given, and "
-        "else the one that the model was trained on.", **mine)
+        "Data set to evaluate on. By default auto if --data_dir is given, otherwise "
+        "the one that the model was trained on.", **mine)
     flags.DEFINE_string(
         "data_dir", "", "Directory with the data, as for training.", **mine)
     flags.DEFINE_string(
         "report", "", "Folder to write a report to: a page with pictures and plots, "
         "a row for each image, and all figures. An earlier report is replaced.", **mine)
     flags.DEFINE_multi_string(
-        "against", [], "Model directory to compare with on the same images; may be "
-        "repeated.", **mine)
+        "against", [], "Model directory to compare with on the same images", **mine)
     flags.DEFINE_bool(
         "robustness", False, "In the report, say how accuracy falls with noise, blur, "
-        "shift, rotation, low contrast and, for digits, another pen.", **mine)
+        "shift, rotation, low contrast and, for digits, pen width.", **mine)
     flags.DEFINE_string(
-        "outsiders", "", "In the report, tell how confident the model is of images of "
-        "none of its classes: a data set, or a directory of images.", **mine)
+        "outsiders", "", "In the report, say how confident the model is on "
+        "out-of-distribution images: a data set, or a directory of images, that shows "
+        "none of its classes.", **mine)
 # fmt: on
 
 
@@ -161,7 +161,8 @@ def _load(predictor: Predictor, values: parsing.Values) -> data.Dataset:
     if dataset.labels != predictor.labels:
         raise UserError(
             f"--dataset {dataset.name} has the labels {', '.join(dataset.labels)}, but "
-            f"the model was trained on {', '.join(predictor.labels)}"
+            f"the model was trained on {', '.join(predictor.labels)}; give --dataset "
+            "or --data_dir with these labels"
         )
     if values["split"] not in dataset.splits:
         raise UserError(

@@ -47,11 +47,11 @@ def _dispatch(argv: Sequence[str]) -> int | None:
     name = package.partition(".")[0]
     if len(argv) < 2 or argv[1].lstrip("-") in ("h", "help", "helpfull"):
         lines = [f"  {verb:<10}{about}" for verb, about in verbs.items()]
-        print(f"usage: {name} VERB [--flag=value ...]", *lines, sep="\n")
-        print(f"{name} VERB --help lists the flags of a verb.")
+        print(f"usage: {name} COMMAND [--flag=value ...]", *lines, sep="\n")
+        print(f"{name} COMMAND --help lists the flags of a command.")
         return 0 if len(argv) > 1 else 1
     if argv[1] not in verbs:
-        raise UserError(unknown_name("the verb", argv[1], verbs))
+        raise UserError(unknown_name("the command", argv[1], verbs))
     verb = importlib.import_module(f"{package}.{argv[1]}")
     return verb.main([f"{name} {argv[1]}", *argv[2:]])
 

@@ -98,8 +98,9 @@ def define_reject_atypical(values: flags.FlagValues, group: str) -> None:
     """Defines the threshold of typicality of the verbs that give labels."""
     flags.DEFINE_float(
         "reject_atypical", REJECT_ATYPICAL, "Give no label to an image whose "
-        "typicality is below this: of images like those of the training, this fraction "
-        "is rejected. 0 rejects none.", 0.0, 1.0, flag_values=values, module_name=group,
+        "typicality is below this, which is also the fraction of images like the "
+        "training images that are rejected. 0 rejects none.", 0.0, 1.0,
+        flag_values=values, module_name=group,
     )  # fmt: skip
 
 
@@ -185,7 +186,7 @@ def parse(
         elif index < end:
             problems.append(f"{argument!r} is not a flag; write {_written(argument)}")
         elif index > end:
-            problems.append(f"{argument!r} is no flag after --; remove the --")
+            problems.append(f"{argument!r} follows --, which ends flags; remove the --")
     try:
         converted = convert(parsed)
     except UserError as error:
@@ -279,5 +280,5 @@ def _unknown_flag(argument: str, known: Sequence[str]) -> str:
     if word in known:  # `--name value` on a line of a flag file
         return f"{argument!r} must be written as --{word}=value"
     near = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean --{near[0]}?" if near else "; see --help"
+    hint = f" (did you mean --{near[0]}?)" if near else " (see --help)"
     return f"{written} is not a flag of this command{hint}"

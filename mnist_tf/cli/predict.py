@@ -64,14 +64,14 @@ def _define(values: flags.FlagValues) -> None:
     mine: dict = {"flag_values": values, "module_name": "Predict"}
     flags.DEFINE_multi_string(
         "input", [], "File or directory to read, or - for standard input; more may "
-        "follow as arguments.", **mine)
+        "follow as arguments", **mine)
     flags.DEFINE_enum(
         "preprocess", "auto", list(images.PREPROCESS),
-        "How an image becomes the model's input. auto does what was done in training. "
-        "digits finds the digit and makes it like one of MNIST's: cropped, scaled, "
-        "centred, light on dark; auto does so for image files, but not for arrays and "
-        "clean images of 28x28. photo resizes. none takes images of the input's size "
-        "as they are.", **mine)
+        "How an image becomes the model's input. auto does what was done in training, "
+        "except that for digits it keeps arrays, and at most inverts clean 28x28 "
+        "images. digits finds the digit and makes it look like one of MNIST's: "
+        "cropped, scaled, centred, light on dark. photo resizes. none takes images of "
+        "the input's size as they are.", **mine)
     flags.DEFINE_enum(
         "format", "table", list(output.FORMATS), "Output format.", **mine)
     flags.DEFINE_integer(

@@ -2,9 +2,9 @@
 
     mnist_tf publish out/ models/
 
-Writes models/1, or the next number that is free, as a whole: a SavedModel with the
-signatures serve and serving_default. A server that watches models/, such as `mnist_tf
-serve --watch --model_dir=models`, takes it over. Removing its folder takes it back.
+Writes models/1, or the next free number, atomically: a SavedModel with the signatures
+serve and serving_default. A server that watches models/, such as `mnist_tf serve
+--watch --model_dir=models`, picks it up. Removing its folder withdraws it.
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ def main(argv: Sequence[str]) -> None:
 def _define(values: flags.FlagValues) -> None:
     mine: dict = {"flag_values": values, "module_name": "Repository"}
     flags.DEFINE_integer(
-        "keep", 0, "Keep this many versions, the newest ones; 0 keeps all.", 0, **mine
+        "keep", 0, "Keep only this many of the newest versions; 0 keeps all.", 0, **mine
     )
-    text = "The model directory and the repository; may also follow without --paths."
+    text = "The model directory and the repository, or give both as arguments"
     flags.DEFINE_multi_string("paths", [], text, **mine)
 
 
@@ -40,7 +40,7 @@ def _checked(values: parsing.Values) -> tuple[str, str, int]:
     if len(paths) != 2:
         raise UserError(
             "publish needs a model directory and a repository, as in publish out/ "
-            f"models/ (got {len(paths)} paths)"
+            f"models/ (got {len(paths)})"
         )
     if "" in paths:
         raise UserError("a path to publish from or to must not be empty (got '')")

@@ -33,7 +33,7 @@ def rehearse(configs: Sequence[Config]) -> None:
 
 def _main(_: Sequence[str]) -> None:
     configs = [Config.from_dict(settings) for settings in json.load(sys.stdin)]
-    limits.check_memory(2**29, "TensorFlow", "raise the limit", reserved=2**30)
+    limits.check_memory(2**29, "TensorFlow", "free some memory", reserved=2**30)
     problems = [
         problem for config in configs for problem in train.unknown_names(vars(config))
     ]

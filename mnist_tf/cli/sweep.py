@@ -4,8 +4,8 @@ r"""Train with many settings and compare them.
         --search=learning_rate=log:0.003:0.03 --search=augment=none,affine
 
 Optuna suggests the settings. Those that are not searched are given as for training.
-Each trial is a run in a process of its own, in SWEEP_DIR/trials. The same command goes
-on with a sweep that was interrupted; --show shows what a sweep has found so far.
+Each trial is a run in a process of its own, in SWEEP_DIR/trials. The same command
+resumes an interrupted sweep; --show shows what a sweep has found so far.
 """
 
 import importlib.util
@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> None:
         _run(values)
     except UNREACHABLE as error:
         raise UserError(
-            f"the storage cannot be reached ({reason(error)}); start the same command "
-            "again when it can"
+            f"the storage cannot be reached ({reason(error)}); run the same command "
+            "again once it can be"
         ) from error
 
 
@@ -89,20 +89,20 @@ def _define(values: flags.FlagValues) -> None:
         parsing.PathParser(), "sweep_dir", "sweep", "Directory of the sweep: trials, "
         "logs, results.", **mine)
     flags.DEFINE_multi_string(
-        "search", [], "A setting and what to try: setting=low:high, "
-        "setting=log:low:high (a range of logarithms), setting=a,b,c (choices), or "
-        "setting=8,16/16,32 where it is a list itself. Once for each setting. Without "
-        "any, the sweep that is there goes on.", **mine)
+        "search", [], "A setting and the values to try: setting=low:high, "
+        "setting=log:low:high (sampled log-uniformly), setting=a,b,c (choices), or "
+        "setting=8,16/16,32 if the setting is itself a list. One --search per setting; "
+        "without any, the sweep in --sweep_dir is resumed", **mine)
     flags.DEFINE_integer(
-        "trials", None, "Number of trials in all. By default 20 or, of a grid, all of "
-        "it.", 1, **mine)
+        "trials", None, "Total number of trials. By default 20, or every combination "
+        "of a grid.", 1, **mine)
     flags.DEFINE_list(
         "objective", None, "What to optimise: accuracy (the default) or loss on the "
         "validation split, or images_per_second. Two of them, as in "
         "accuracy,images_per_second, give a Pareto front.", **mine)
     flags.DEFINE_enum(
         "sampler", None, spaces.SAMPLERS, "How to choose the settings of a "
-        "trial: tpe (by what was good before, the default), random, or grid (all "
+        "trial: tpe (learns from earlier trials, the default), random, or grid (all "
         "combinations).", **mine)
     flags.DEFINE_enum(
         "pruner", None, spaces.PRUNERS, "Which trials to end early, "
@@ -115,8 +115,8 @@ def _define(values: flags.FlagValues) -> None:
         "storage", "", "URL of a database for sweeps on several machines, as in "
         "postgresql://user@host/database. By default a file in --sweep_dir.", **mine)
     flags.DEFINE_integer(
-        "final", 0, "Then train the best settings with this many seeds on all training "
-        "images and evaluate them on the test images, once.", 0, MOST, **mine)
+        "final", 0, "Then train with the best settings and this many seeds on all "
+        "training images, and evaluate on the test images, once.", 0, MOST, **mine)
     flags.DEFINE_bool(
         "show", False, "Only show what the sweep in --sweep_dir has found.", **mine)
     flags.DEFINE_enum(
@@ -165,7 +165,7 @@ def _checked(values: parsing.Values) -> parsing.Values:
         if given:
             problems.append(
                 f"--{given[0]} is given without --search; add what to search, or omit "
-                "it to go on with the sweep that is there"
+                "it to resume the sweep in --sweep_dir"
             )
     if values["show"] and (values["final"] or values["search"]):
         problems.append("--show only shows; omit it to sweep or to train")

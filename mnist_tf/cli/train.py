@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     if result:  # else the chief prints it
         print(result)
         _draw_report(result, wanted=config.report)
-        print(f"in all      {time.perf_counter() - STARTED:,.1f} s")
+        print(f"total       {time.perf_counter() - STARTED:,.1f} s")
 
 
 def unknown_names(values: parsing.Values) -> list[str]:
@@ -53,7 +53,7 @@ def unknown_names(values: parsing.Values) -> list[str]:
 
 def _config(values: parsing.Values) -> Config:
     # TensorFlow would crash.
-    limits.check_memory(2**29, "TensorFlow", "raise the limit", reserved=2**30)
+    limits.check_memory(2**29, "TensorFlow", "free some memory", reserved=2**30)
     problems = unknown_names(values)
     try:
         config = Config(**values)

@@ -29,7 +29,7 @@ _VERSION = 2
 _MAGIC = b"MNISTTF1"
 _CHUNK_BYTES = 2**26  # of pixels that are decoded before they are written
 _TASK = 16  # files that a thread decodes at a time; handing over one takes as long
-_STRICT = "mend or remove it, or omit --strict"
+_STRICT = "repair or remove the file, or omit --strict"
 _COPIES = 3  # of the pixels, at most, in a run that holds them in memory
 _RESERVE = 2**29  # bytes that a run needs besides
 _SPREAD = 100  # files that tell whether a data set is in colour
@@ -115,7 +115,9 @@ def load(
                 _write(path, key, files, preprocessing, strict)
                 opened = _open(path, key)
     if opened is None:
-        raise UserError(f"--cache_dir: {path} changes all the time; give another")
+        raise UserError(
+            f"--cache_dir: another run keeps replacing {path}; give each run its own"
+        )
     file, described = opened
     with file:
         if strict and described["skipped"]:

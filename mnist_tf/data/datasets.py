@@ -165,8 +165,8 @@ def auto(data_dir: str) -> Dataset | LabelledFiles:
         return mnist("")
     except UserError as error:
         warning = (
-            "using the 5,000 digits that ship with the project, not all of MNIST; give "
-            f"--data_dir to use MNIST ({error})"
+            "using only the 5,000 digits that ship with the project, because MNIST was "
+            f"not found ({error})"
         )
         return dataclasses.replace(sample(""), warning=warning)
 

@@ -118,4 +118,7 @@ def _retrieve(file: str, mirrors: Sequence[str], checksum: str, cache: Path) -> 
         except (OSError, ValueError) as error:
             # OSError covers requests' exceptions; ValueError is a wrong checksum.
             errors.append(f"{mirror}: {type(error).__name__}")
-    raise UserError(f"cannot download {file} ({'; '.join(errors)})")
+    raise UserError(
+        f"cannot download {file} ({'; '.join(errors)}); check the network, or give "
+        "--data_dir"
+    )

@@ -82,7 +82,7 @@ def check_memory(needed: int, what: str, advice: str, reserved: int = 0) -> None
             advice += ", or raise `ulimit -v`"
         raise UserError(
             f"{what} needs about {mebibytes(needed)} of memory, but only "
-            f"{mebibytes(available)} are available; {advice}"
+            f"{mebibytes(available)} is available; {advice}"
         )
 
 

@@ -154,7 +154,7 @@ class HaarTransform(keras.layers.Layer):
 
 
 class IdentityInitializer(keras.initializers.Initializer):
-    """Initializes convolutions to pass on their inputs, as far as they have filters.
+    """Initialises convolutions to pass on their inputs, as far as they have filters.
 
     The first filters are the identity, one for each input channel; the rest is drawn as
     by `keras.initializers.LecunUniform`, of the same norm on average. Method: Jordan,

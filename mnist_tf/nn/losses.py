@@ -47,7 +47,7 @@ def cross_entropy(
 
 
 def balanced_weights(labels: np.ndarray, num_classes: int) -> list[float]:
-    """Returns class weights that give each class the same part in the loss.
+    """Returns class weights that give each class the same share of the loss.
 
     The mean over the samples is 1. A class without a sample has weight 0. Method: King
     and Zeng, 2001, doi:10.1093/oxfordjournals.pan.a004868.

@@ -95,7 +95,7 @@ def fit(features: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> Typic
 def _distance(
     mean: np.ndarray, whitening: np.ndarray, centers: np.ndarray, features: tf.Tensor
 ) -> tf.Tensor:
-    """The squared distance of each row from the nearest center, [B]."""
+    """The squared distance of each row from the nearest centre, [B]."""
     whitened = tf.matmul(features - mean, whitening)
     # Of (a - b)^2, without a tensor of all differences.
     products = tf.matmul(whitened, centers.T)

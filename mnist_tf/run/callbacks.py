@@ -46,7 +46,7 @@ class ProgressBar:
                 self.shown = time.monotonic()
                 pace = (self.shown - self.started) / max(progress.step - self.done, 1)
                 seconds = int(pace * (progress.steps - progress.step))
-                left = f"left {seconds // 60}:{seconds % 60:02d}"
+                left = f"{seconds // 60}:{seconds % 60:02d} left"
                 print(f"{describe(progress)}  {left}", file=self.stream, flush=True)
 
     def _update(self, progress: Progress) -> None:
@@ -58,7 +58,7 @@ class ProgressBar:
                 file=self.stream,
                 dynamic_ncols=True,
                 leave=False,
-                bar_format="{percentage:3.0f}%|{bar:20}| {desc}  left {remaining}",
+                bar_format="{percentage:3.0f}%|{bar:20}| {desc}  {remaining} left",
             )
         self.bar.n = progress.step
         self.bar.set_description_str(describe(progress))

@@ -26,8 +26,8 @@ def check(
 ) -> None:
     """Rejects directories that cannot be written to or hold what would be lost.
 
-    So are those among folders that are the labels of images: the next run would take
-    them for labels, too.
+    It also rejects a directory among folders that are named after labels: the next run
+    would mistake it for a label.
 
     Arguments are the settings of the same names.
 

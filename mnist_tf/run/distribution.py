@@ -69,7 +69,8 @@ def check_settings(workers: Workers, config: Config) -> None:
         if name not in _OWN
     }
     code = {"commit": git_commit(), **versions()}
-    _check(workers, {**code, **settings}, "start all workers with the same")
+    advice = "start all workers with the same code and settings"
+    _check(workers, {**code, **settings}, advice)
 
 
 def check_state(workers: Workers, **checksums: str) -> None:

@@ -54,8 +54,8 @@ def initialize(
             f"--init_from={model_dir}: no weight of that {source.config.model!r} "
             "network fits this one; use the same --model and its settings"
         )
-    rest = f"; new are {', '.join(new)}" if new else ""
-    say(f"--init_from={model_dir}: took {taken} of {taken + len(new)} weights{rest}")
+    rest = f"; newly initialised: {', '.join(new)}" if new else ""
+    say(f"--init_from={model_dir}: loaded {taken} of {taken + len(new)} weights{rest}")
     return {
         "model_dir": str(model_dir),
         "weights_sha256": source.description.get("weights_sha256"),

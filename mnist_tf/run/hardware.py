@@ -151,10 +151,11 @@ def check_room(
 ) -> None:
     """Rejects a run that does not fit in memory or on the disk.
 
-    In memory that are the images two and a half times more than they are loaded, as
-    measured, two copies of the weights and the optimizer's variables, for large batches
-    the activations and their gradients, and `_OVERHEAD`; on disk the checkpoints and
-    the exported models.
+    In memory, beside the loaded images: two and a half times their size, as measured,
+    two copies of the weights and the optimizer's variables, for large batches the
+    activations and their gradients, and `_OVERHEAD`. On disk: the checkpoints and the
+    exported models.
+
     `images`, [n, H, W] or [n, H, W, 3], are all training images; those that are mapped
     from a file need no memory. `checkpoints` need not exist yet.
 
@@ -177,7 +178,7 @@ def check_room(
     if disk > free:
         raise UserError(
             f"the run needs about {mebibytes(disk)} of disk space in {existing}, but "
-            f"only {mebibytes(free)} are available; free some space"
+            f"only {mebibytes(free)} is available; free some space"
         )
 
 

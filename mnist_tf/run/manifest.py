@@ -116,7 +116,7 @@ def describe_event(event: Mapping[str, Any]) -> str:
     """Describes an event of a run in one line.
 
     >>> describe_event({"step": 64, "event": "epochs", "from": 2, "to": 3})
-    'from step 64 on the learning rate follows the schedule of 3 epochs, no longer of 2'
+    'from step 64 on the learning rate follows the schedule of 3 epochs, not of 2'
     """
     where = f"from step {event['step']} on"
     if event["event"] == "rollback":
@@ -124,13 +124,13 @@ def describe_event(event: Mapping[str, Any]) -> str:
     before, after = event["from"], event["to"]
     if event["event"] == "epochs":
         schedule = f"{where} the learning rate follows the schedule of {after} epochs"
-        return f"{schedule}, no longer of {before}"
+        return f"{schedule}, not of {before}"
     differ = [
         f"{key.replace('_', ' ')} {before[key]} -> {after[key]}"
         for key in after
         if before[key] != after[key]
     ]
-    return f"{where} other hardware, which adds up otherwise: {', '.join(differ)}"
+    return f"{where} different hardware, which rounds differently: {', '.join(differ)}"
 
 
 def summary(

@@ -51,8 +51,9 @@ class Profiler:
             self._end(save=False)
         if self.steps and not self.done:
             warn(
-                f"--profile_steps: the steps {self.steps[0]} to {self.steps[1]} were "
-                "not all run by this process; there is no profile"
+                f"--profile_steps: this process did not run all of steps "
+                f"{self.steps[0]} to {self.steps[1]}, so there is no profile; choose "
+                "steps that it runs"
             )
 
     def _end(self, save: bool) -> None:

@@ -70,7 +70,7 @@ class Batcher:
         return len(self._arrived) + self._queue.qsize()
 
     async def predict(self, images: np.ndarray, model: Model) -> Outputs:
-        """Returns the outputs of a model for uint8 images [n, H, W].
+        """Returns the outputs of a model for images, uint8 [n, H, W(, 3)].
 
         Raises:
           QueueFullError: the queue is full.

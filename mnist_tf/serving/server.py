@@ -173,7 +173,7 @@ class Server:
         found, key, names = await self._run(parse, slow)
         if "typicality" in names and not predictor.tells_typicality:
             raise UserError(
-                "output_filter: this model does not tell the typicality; train it again"
+                "output_filter: this model has no typicality output; train it again"
             )
         outputs = await self._predict(found, predictor)
         # Counted once the response is on its way.

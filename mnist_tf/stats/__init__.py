@@ -1,4 +1,4 @@
-"""What is measured of images and predictions, in NumPy alone, for every room below.
+"""Statistics of images and predictions, in NumPy alone, for the other subpackages.
 
 Imports nothing of the package.
 """

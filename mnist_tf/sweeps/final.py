@@ -146,7 +146,7 @@ def _train(configs: Sequence[Config], workers: int) -> list[Mapping[str, Any]]:
                 process.wait(_END_SECONDS)
         if signals.signum:
             done = f"{len(found)} of {len(configs)} final runs done"
-            raise Interrupted(signals.signum, f"{done}; start again to go on")
+            raise Interrupted(signals.signum, f"{done}; run it again to resume")
     return [found[run] for run in range(len(configs))]
 
 

@@ -22,7 +22,7 @@ from mnist_tf.run import checkpoints
 
 LOG = "train.log"  # in the model directory: what the run prints
 
-_ATTEMPTS = 3  # without a further step in between
+_ATTEMPTS = 3  # without a further epoch in between
 _AGAIN_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 # In what a run says when it cannot write.

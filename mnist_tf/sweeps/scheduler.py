@@ -49,16 +49,16 @@ def run(sweep: Sweep, workers: int) -> None:
                 time.sleep(_POLL_SECONDS)
         except (DiskFullError, OSError) as error:
             full = isinstance(error, DiskFullError) or error.errno in _FULL
-            mend = "free some space" if full else "mend that"
+            mend = "free some space" if full else "fix the cause"
             raise UserError(
-                f"the sweep has stopped ({error}); {mend} and start it again"
+                f"the sweep has stopped ({error}); {mend} and run it again"
             ) from error
         finally:
             scheduler.end()
         if signals.signum:
             raise Interrupted(
                 signals.signum,
-                f"{scheduler.progress.done()}; start the same command again to go on",
+                f"{scheduler.progress.done()}; run the same command again to resume",
             )
 
 
@@ -184,12 +184,12 @@ class _Scheduler:
                     told = True
                     say(
                         f"warning: the storage cannot be reached ({reason(error)}); "
-                        "trying again, the trials go on"
+                        "retrying, while the trials go on"
                     )
                 if self.stopped() or time.monotonic() - started > _PATIENCE_SECONDS:
                     raise UserError(
-                        f"the storage cannot be reached ({reason(error)}); start the "
-                        "sweep again when it can"
+                        f"the storage cannot be reached ({reason(error)}); run the "
+                        "same command again once it can be"
                     ) from error
                 time.sleep(_IDLE_SECONDS)
 

@@ -38,7 +38,7 @@ _FORMS = "low:high, log:low:high or a,b,c"
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included; logarithms of them if `log`."""
+    """Numbers from `low` to `high`, both included; sampled log-uniformly if `log`."""
 
     low: float
     high: float

@@ -391,7 +391,7 @@ def _read_record(folder: Path) -> dict[str, str]:
         ) from error
     if any((folder / name).exists() for name in ("trials", "final")):
         raise UserError(
-            f"--sweep_dir {folder} holds trials, but not {_RECORD}, which says of what "
+            f"--sweep_dir {folder} holds trials, but not {_RECORD}, the record of the "
             "sweep; choose another directory"
         )
     return {}

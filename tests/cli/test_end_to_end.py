@@ -72,7 +72,7 @@ class TestTrain:
         clock = time.time()
         done = ok("train", *SMOKE, *folders)
         whole = time.time() - clock
-        shown = re.fullmatch(r"in all +([\d.]+) s", done.stdout.splitlines()[-1])
+        shown = re.fullmatch(r"total +([\d.]+) s", done.stdout.splitlines()[-1])
         phases = json.loads((tmp_path / "out" / "metrics.json").read_text())["seconds"]
         assert sum(phases.values()) < float(shown[1]) < whole + 0.1
 

@@ -35,7 +35,7 @@ FLAGS = {
     "--learning_rate=inf": "--learning_rate must be a finite number (got 'inf')",
     "--learning_rate=-1": "--learning_rate must be greater than 0 (got -1.0)",
     "--epochs=0": "--epochs must be at least 1 (got 0)",
-    "--epoch=3": "--epoch is not a flag of this command; did you mean --epochs?",
+    "--epoch=3": "--epoch is not a flag of this command (did you mean --epochs?)",
     "--model=cmn": "--model must be one of cnn, resnet, fc, rnn (got 'cmn'; did you "
     "mean 'cnn'?)",
     "--model=": "--model must be one of cnn, resnet, fc, rnn (got '')",
@@ -82,7 +82,7 @@ def test_a_directory_that_is_a_link_to_itself(refused, tmp_path, name):
 
 def test_a_flag_after_two_dashes(refused):
     line = refused(train, "--", "--epochs=3")
-    assert line == "'--epochs=3' is no flag after --; remove the --"
+    assert line == "'--epochs=3' follows --, which ends flags; remove the --"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -190,7 +190,7 @@ PREDICT_FLAGS = [
     (["--preprocess=digit", "x.npy"], "did you mean 'digits'?"),
     (["--format=xml", "x.npy"], "--format must be one of table, json, csv "),
     (["--runtime=onnx", "x.npy"], "--runtime must be one of auto, litert, "),
-    (["--modeldir=x", "x.npy"], "did you mean --model_dir?"),
+    (["--modeldir=x", "x.npy"], "(did you mean --model_dir?)"),
 ]
 
 

@@ -61,9 +61,9 @@ def test_usage_lists_the_verbs(arguments, code):
     ended = mnist_tf(*arguments)
     assert (ended.returncode, ended.stderr) == (code, "")
     usage, *verbs, hint = ended.stdout.splitlines()
-    assert usage == "usage: mnist_tf VERB [--flag=value ...]"
+    assert usage == "usage: mnist_tf COMMAND [--flag=value ...]"
     assert dict(line.split(maxsplit=1) for line in verbs) == PRESENT
-    assert hint == "mnist_tf VERB --help lists the flags of a verb."
+    assert hint == "mnist_tf COMMAND --help lists the flags of a command."
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_an_unknown_verb_suggests_the_nearest(verb, hint):
     ended = mnist_tf(verb, "--epochs=3")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == (
-        f"error: the verb must be one of {', '.join(PRESENT)} (got {verb!r}{hint})\n"
+        f"error: the command must be one of {', '.join(PRESENT)} (got {verb!r}{hint})\n"
     )
 
 
@@ -87,7 +87,7 @@ def test_a_copy_of_the_project_may_lack_verbs():
         "train",
     )
     others = ", ".join(verb for verb in PRESENT if verb != "train")
-    assert ended.stderr == f"error: the verb must be one of {others} (got 'train')\n"
+    assert ended.stderr == f"error: the command must be one of {others} (got 'train')\n"
 
 
 def test_a_verb_gets_its_arguments_and_returns_the_exit_code():

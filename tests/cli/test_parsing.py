@@ -201,17 +201,17 @@ def test_a_flag_file_may_name_a_recipe(flagfile):
 
 
 MISTAKES = {
-    "--bathc_size=3": "--bathc_size is not a flag of this command; did you mean "
-    "--batch_size?",
-    "-bathc_size=3": "-bathc_size is not a flag of this command; did you mean "
-    "--batch_size?",
-    "--noresmue": "--noresmue is not a flag of this command; did you mean --resume?",
-    "--noepochs": "--noepochs is not a flag of this command; did you mean --epochs?",
-    "--flagfil=base.cfg": "--flagfil is not a flag of this command; did you mean "
-    "--flagfile?",
-    "--undefko=x": "--undefko is not a flag of this command; did you mean --undefok?",
-    "--zzz": "--zzz is not a flag of this command; see --help",
-    "--=3": "-- is not a flag of this command; see --help",
+    "--bathc_size=3": "--bathc_size is not a flag of this command (did you mean "
+    "--batch_size?)",
+    "-bathc_size=3": "-bathc_size is not a flag of this command (did you mean "
+    "--batch_size?)",
+    "--noresmue": "--noresmue is not a flag of this command (did you mean --resume?)",
+    "--noepochs": "--noepochs is not a flag of this command (did you mean --epochs?)",
+    "--flagfil=base.cfg": "--flagfil is not a flag of this command (did you mean "
+    "--flagfile?)",
+    "--undefko=x": "--undefko is not a flag of this command (did you mean --undefok?)",
+    "--zzz": "--zzz is not a flag of this command (see --help)",
+    "--=3": "-- is not a flag of this command (see --help)",
     "---epochs=3": "'---epochs=3' must be written as --epochs=value",
     "--epochs 3": "'--epochs 3' must be written as --epochs=value",
     "epochs=3": "'epochs=3' is not a flag; write --name=value",
@@ -255,7 +255,7 @@ LIMITS = {
     "--rate=-inf": "--rate must be a finite number (got '-inf')",
     "--format=jsn": "--format must be one of table, json (got 'jsn'; did you mean "
     "'json'?)",
-    "--noinput": "--noinput is not a flag of this command; did you mean --input?",
+    "--noinput": "--noinput is not a flag of this command (did you mean --input?)",
 }
 
 
@@ -271,8 +271,7 @@ def test_all_mistakes_are_reported_at_once():
     assert line.split("; ") == [
         "--seed must be an integer (got 'x')",
         "--seed must be an integer (got '')",
-        "--bathc_size is not a flag of this command",
-        "did you mean --batch_size?",
+        "--bathc_size is not a flag of this command (did you mean --batch_size?)",
         "'four' is not a flag",
         "write --name=value",
         "--epochs must be at least 1 (got 0)",
@@ -286,8 +285,7 @@ def test_all_mistakes_are_reported_at_once():
 def test_mistakes_in_a_flag_file_are_reported_too(flagfile):
     file = flagfile("--epohcs=2", "--batch_size=0", "--units 8", "--resume # yes")
     assert refusal(parse_config, file).split("; ") == [
-        "--epohcs is not a flag of this command",
-        "did you mean --epochs?",
+        "--epohcs is not a flag of this command (did you mean --epochs?)",
         "'--units 8' must be written as --units=value",
         "'--resume # yes' must be written as --resume=value",
         "--batch_size must be at least 1 (got 0)",

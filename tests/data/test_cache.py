@@ -117,7 +117,7 @@ def test_damaged_images_are_left_out_with_their_labels_and_named(data):
         ((path, reason),) = found.skipped
         assert path == str(data / "train" / "a" / "2.png") in reason
         line = refusal(lambda: load(data, strict=True))
-        assert line.endswith("; mend or remove it, or omit --strict")
+        assert line.endswith("; repair or remove the file, or omit --strict")
 
 
 def test_what_does_not_fit_in_memory_is_mapped(data, monkeypatch):

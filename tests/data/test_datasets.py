@@ -132,7 +132,7 @@ def test_auto_warns_and_uses_the_sample_without_network_and_cache(offline, sampl
     assert_equal(dataset, flat(sample))
     assert dataset.name == "sample"
     assert "(cannot download train-images" in dataset.warning
-    assert "using the 5,000 digits that ship with the project" in dataset.warning
+    assert "using only the 5,000 digits that ship with the project" in dataset.warning
     assert not offline.exists() or not list(offline.iterdir())
 
 

@@ -115,9 +115,7 @@ limits.check_memory(2**32, "it", "use less")
     available, after = map(int, done.stdout.split())
     assert available <= 2**32
     assert available - after == pytest.approx(2**31, rel=0.01)
-    line = (
-        r"it needs about 4,096 MiB of memory, but only .* MiB are available; use less"
-    )
+    line = r"it needs about 4,096 MiB of memory, but only .* MiB is available; use less"
     assert re.search(f"{line}, or raise `ulimit -v`", done.stderr)
 
 
@@ -125,7 +123,7 @@ limits.check_memory(2**32, "it", "use less")
 def test_what_does_not_fit_is_refused_with_the_numbers(monkeypatch):
     monkeypatch.setattr(limits, "available_memory", lambda _: 2**20)
     limits.check_memory(2**20, "it", "use less")
-    line = "it needs about 2 MiB of memory, but only 1 MiB are available; use less"
+    line = "it needs about 2 MiB of memory, but only 1 MiB is available; use less"
     with pytest.raises(UserError, match=line):
         limits.check_memory(2**20 + 1, "it", "use less")
 

@@ -169,7 +169,7 @@ def test_models_of_different_data_are_compared_with_a_warning(copies, capsys):
     assert shown.out.startswith("settings that differ\n")
     assert shown.err == (
         "warning: the models were trained and tested on different data sets "
-        "(dataset.sha256), so their figures are of different images\n"
+        "(dataset.sha256), so their figures are not comparable\n"
     )
 
 

@@ -65,7 +65,7 @@ def test_the_head_is_new_if_the_labels_differ(source, labels, capsys):
     for found, expected in zip(started.weights[:-2], model.weights[:-2], strict=True):
         np.testing.assert_array_equal(found, expected)
     assert told["weights_taken"] == len(model.weights) - 2
-    assert "new are dense/kernel/0, dense/bias/0" in capsys.readouterr().err
+    assert "newly initialised: dense/kernel/0, dense/bias/0" in capsys.readouterr().err
 
 
 @pytest.mark.fault

@@ -177,7 +177,7 @@ class TestRoom:
             try:
                 hardware.check_room(trainer, images, batch_size, tmp_path / "new" / "c")
             except UserError as error:
-                words = r"needs about \d+ MiB of (.+), but only \d+ MiB are"
+                words = r"needs about \d+ MiB of (.+), but only \d+ MiB is"
                 return re.search(words, str(error))[1]
             return True
 

@@ -41,7 +41,7 @@ def test_other_epochs_and_other_hardware_are_events_of_the_run():
     }  # fmt: skip
     line = manifest.describe_event({"step": 64, **hardware})
     assert line == (
-        "from step 64 on other hardware, which adds up otherwise: cores 2 -> 1"
+        "from step 64 on different hardware, which rounds differently: cores 2 -> 1"
     )
 
 
@@ -153,7 +153,7 @@ def test_the_summary_shows_every_metric_and_accuracy_first():
         "training    2 epochs, 64 steps, 7,123 images/s",
         "            from step 32 on the learning rate was 0.005 at its peak",
         "            from step 48 on the learning rate follows the schedule of 2 "
-        "epochs, no longer of 1",
+        "epochs, not of 1",
         "test        accuracy 50.00%  loss 0.2500  top_3 0.7500",
         "time        data 0.2 s, train 12.0 s",
         "model in    out",

@@ -185,7 +185,7 @@ def test_another_number_of_workers_is_told_and_kept(unbroken, tmp_path):
     started.end()
     [alone] = Cluster(tmp_path, "--resume=auto", own=[()], variables=[{}]).end()
     assert alone[0] == 0, alone
-    assert "other hardware, which adds up otherwise: replicas 2 -> 1" in alone[1]
+    assert "different hardware, which rounds differently: replicas 2 -> 1" in alone[1]
     accuracy = [
         json.loads((folder / "out" / "metrics.json").read_text())["test"]["accuracy"]
         for folder in (tmp_path, unbroken)

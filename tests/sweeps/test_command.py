@@ -256,7 +256,7 @@ def test_a_signal_ends_the_sweep_and_saves_its_trials(tmp_path):
     assert time.monotonic() - clock < 10
     assert not trial.is_running()
     assert err.splitlines()[-1] == (
-        "SIGINT: 0 of 1 done; start the same command again to go on"
+        "SIGINT: 0 of 1 done; run the same command again to resume"
     )
     log = (folder / "trials" / "0000" / "train.log").read_text()
     assert re.search(r"SIGTERM: saved at step \d+ of 36000", log)
@@ -271,7 +271,7 @@ def test_a_full_disk_stops_the_sweep_which_goes_on_later(tmp_path):
         _, err = run(disk / "lr", *flags, code=1)
         (line,) = (each for each in err.splitlines() if each.startswith("error: "))
         assert "the sweep has stopped (" in line
-        assert "free some space and start it again" in line
+        assert "free some space and run it again" in line
         fill.unlink()
         _, err = run(disk / "lr", *flags)
         assert "1 of 1 done; best accuracy" in err

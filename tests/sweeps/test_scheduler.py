@@ -64,7 +64,7 @@ def test_a_storage_that_comes_back_is_waited_for(sweep, tmp_path, capsys):
         scheduler.run(sweep, workers=1)
         back.join()
     lines = capsys.readouterr().err.splitlines()
-    assert re.match(r"warning: the storage cannot be reached \(.*\); trying", lines[0])
+    assert re.match(r"warning: the storage cannot .* reached \(.*\); retrying", lines[0])
     assert lines[1:] == ["the storage can be reached again"]
 
 
@@ -73,7 +73,7 @@ def test_a_storage_that_stays_away_ends_the_sweep(sweep, tmp_path, monkeypatch):
     monkeypatch.setattr(scheduler, "_PATIENCE_SECONDS", 0.0)
     with (
         out_of_reach(sweep, tmp_path / "database"),
-        pytest.raises(UserError, match="start the sweep again when it can"),
+        pytest.raises(UserError, match="run the same command again once it can be"),
     ):
         scheduler.run(sweep, workers=1)
 
