@@ -19,7 +19,8 @@ def cross_entropy(
       logits: float [B, C].
       label_smoothing: fraction of the target spread evenly over all classes (Szegedy et
         al., 2016, arXiv:1512.00567).
-      class_weights: factor for the loss of the samples of each class; None for 1.
+      class_weights: factor for the loss of the samples of each class; None for 1. The
+        loss of a mixture of classes is the mixture of their weighted losses.
 
     Returns:
       float32 [B].
@@ -27,6 +28,15 @@ def cross_entropy(
     labels, classes = tf.convert_to_tensor(labels), logits.shape[-1]
     logits = tf.cast(logits, tf.float32)
     off_value = label_smoothing / classes
+    factors = None
+    if class_weights is not None:
+        weights = tf.constant(class_weights, tf.float32)
+        if labels.dtype.is_floating:
+            weighted = labels * weights
+            factors = tf.reduce_sum(weighted, axis=1)
+            labels = tf.math.divide_no_nan(weighted, factors[:, tf.newaxis])
+        else:
+            factors = tf.gather(weights, labels)
     if labels.dtype.is_floating:
         targets = labels * (1.0 - label_smoothing) + off_value
         losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
@@ -37,13 +47,7 @@ def cross_entropy(
     else:
         # Unlike one_hot, it complains of labels that are no classes.
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    if class_weights is not None:
-        weights = tf.constant(class_weights, tf.float32)
-        if labels.dtype.is_floating:
-            losses *= tf.linalg.matvec(labels, weights)
-        else:
-            losses *= tf.gather(weights, labels)
-    return losses
+    return losses if factors is None else losses * factors
 
 
 def balanced_weights(labels: np.ndarray, num_classes: int) -> list[float]:

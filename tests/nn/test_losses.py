@@ -50,8 +50,17 @@ def test_soft_labels_of_one_class_are_like_that_class(weights):
     )
 
 
-def test_the_loss_of_a_mixture_is_the_mixture_of_the_losses():
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [None, [2.0, 0.5, 9.0], [0.0, 0.0, 1.0]])
+def test_the_loss_of_a_mixture_is_the_mixture_of_the_losses(weights, smoothing):
+    logits = tf.Variable(LOGITS[:1], dtype=tf.float32)
+
+    def loss_and_gradient(labels):
+        with tf.GradientTape() as tape:
+            losses = cross_entropy(labels, logits, smoothing, weights)
+        return np.append(losses, tape.gradient(losses, logits))
+
     soft = np.array([[0.25, 0.75, 0.0]], np.float32)
-    one, other = (float(cross_entropy([label], LOGITS[:1])[0]) for label in (0, 1))
-    found = float(cross_entropy(soft, LOGITS[:1])[0])
-    assert found == pytest.approx(0.25 * one + 0.75 * other, rel=1e-6)
+    one, other = (loss_and_gradient([label]) for label in (0, 1))
+    expected = 0.25 * one + 0.75 * other
+    np.testing.assert_allclose(loss_and_gradient(soft), expected, atol=1e-6)
