@@ -167,6 +167,7 @@ class Trainer:
         self._pace = {"learning_rate": 0.0, "images_per_second": 0.0}
         self._samples = 0.0  # of the epoch, when `images_per_second` was last measured
         self._steps_per_call = 1  # grows to what `_MAX_CALL_SECONDS` allows
+        self._penalties: tf.Tensor | None = None  # of each shard, from forward to loss
         self._stateful: dict[str, Any] = {}  # the callbacks that have a state
         self._callback_states: dict[str, Any] = {}  # restored, for the next `fit`
         with self.strategy.scope():
@@ -248,7 +249,7 @@ class Trainer:
 
         Args:
           images: the replica's part of the batch, [B, H, W, C].
-          labels: integers [B].
+          labels: integers [B]; with mixup, probabilities [B, num_classes].
 
         Returns:
           The loss, a scalar, which is checked to be finite.
@@ -263,10 +264,13 @@ class Trainer:
 
     def forward(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the logits [B, C] of a training batch, shard by shard."""
-        if self.shards == 1:
-            return self.model(images, training=True)
-        shards = tf.split(images, self.shards)
-        return tf.concat([self.model(shard, training=True) for shard in shards], 0)
+        shards = tf.split(images, self.shards) if self.shards > 1 else [images]
+        logits, penalties = [], []
+        for shard in shards:
+            logits.append(self.model(shard, training=True))
+            penalties.append(self._penalty())  # which the next call replaces
+        self._penalties = tf.stack(penalties)
+        return tf.concat(logits, 0)
 
     def total_loss(self, losses: tf.Tensor) -> tf.Tensor:
         """Returns what the step minimises, given the loss of each sample, [B].
@@ -274,10 +278,17 @@ class Trainer:
         It is their mean plus the model's regularisation losses, divided by the number
         of replicas, because replicas add up their gradients.
         """
-        loss = tf.reduce_mean(losses)
-        if self.model.losses:
-            loss += tf.add_n(self.model.losses)
-        return loss / self._replicas
+        if self._penalties is None:  # the model was called without `forward`
+            penalty = self._penalty()
+        else:
+            penalty, self._penalties = tf.reduce_mean(self._penalties), None
+        loss = tf.reduce_mean(tf.cast(losses, tf.float32))
+        return (loss + penalty) / self._replicas
+
+    def _penalty(self) -> tf.Tensor:
+        """The regularisation losses of the model in its last call, a scalar."""
+        losses = [tf.cast(loss, tf.float32) for loss in self.model.losses]
+        return tf.add_n(losses) if losses else tf.constant(0.0)
 
     def apply_gradients(self, gradients: Sequence[tf.Tensor]) -> None:
         """Updates the model's trainable variables by their gradients."""

@@ -316,6 +316,24 @@ def test_each_shard_is_normalised_on_its_own():
     assert np.abs(whole - together).max() > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["activity_regularizer", "kernel_regularizer"])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_the_regularisation_losses_of_all_shards_count(kind, dtype):
+    def network():
+        regularizer = {kind: keras.regularizers.L2(1.0)}
+        layers = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten()]
+        dense = keras.layers.Dense(10, dtype=dtype, **regularizer)
+        return keras.Sequential([keras.Input((28, 28, 1)), *layers, dense])
+
+    one, other = (
+        fit(make_trainer(network, optimizer="sgd", shards=shards), epochs=1)
+        for shards in (1, 2)
+    )
+    atol = 1e-6 if dtype == "float32" else 1e-3
+    for a, b in zip(one.model.get_weights(), other.model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=atol)
+
+
 @pytest.mark.parametrize("clipped", [[], ["clipped"]])
 def test_two_replicas_compute_what_one_device_does(clipped):
     # In a process of its own: devices can only be divided before they are used.
