@@ -12,7 +12,7 @@ from mnist_tf.errors import UserError, unknown_name
 OPTIMIZERS = ("adam", "adamw", "muon", "sgd")
 # Adam's learning rate by that of Muon, for vectors and for matrices, of which each row
 # adds to the same output.
-_ADAM_RATES = {1: 1 / 24, 2: 1 / 80}
+_ADAM_RATES = (1 / 24, 1 / 24, 1 / 80)  # by rank
 DECAYS = ("constant", "linear", "cosine")
 
 
@@ -206,5 +206,6 @@ def build_optimizer(
     else:
         optimizer = FusedAdam(beta_1=momentum, beta_2=beta_2, **common)
     # There is no reason for biases and the scales of normalisation layers to be small.
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    # Keras looks for the pattern in a variable's path, layers included.
+    optimizer.exclude_from_weight_decay(var_names=[r"(^|/)(bias|gamma|beta)(:\d+)?$"])
     return optimizer

@@ -100,6 +100,22 @@ def test_weight_decay_does_not_touch_biases_and_scales(variable_name):
     assert one_step("adamw", weight_decay=0.5, variable_name=variable_name) == 1.0
 
 
+def test_weight_decay_does_not_depend_on_the_names_of_layers():
+    dense = keras.layers.Dense(1, use_bias=False, name="beta_bias")
+    dense.build((None, 1))
+    optimizer = build_optimizer("adamw", 0.1, weight_decay=0.5)
+    before = dense.kernel.numpy()
+    optimizer.apply([keras.ops.zeros((1, 1))], [dense.kernel])
+    np.testing.assert_allclose(dense.kernel, before * (1 - 0.1 * 0.5), rtol=1e-6)
+
+
+def test_muon_trains_a_weight_that_is_a_number():
+    scale = keras.Variable(1.0, name="scale")
+    optimizer = build_optimizer("muon", 0.24)
+    optimizer.apply([keras.ops.convert_to_tensor(1.0)], [scale])
+    assert float(scale) == pytest.approx(1.0 - 0.24 / 24, rel=1e-3)
+
+
 def test_gradients_are_clipped_to_the_global_norm():
     settings = {"momentum": 0.0, "global_clipnorm": 1.0}
     assert one_step("sgd", gradient=100.0, **settings) == pytest.approx(0.9)
