@@ -29,7 +29,7 @@ class Augmentation:
       shear: largest shear in degrees.
       whole_pixels: whether to shift by whole pixels, which does not blur.
       fraction: of the images to shift, rotate, zoom and shear, in (0, 1], evenly spread
-        over the batch. The others stay as they are, and cost nothing.
+        over the batches. The others stay as they are, and cost nothing.
       flip: whether to mirror half of the images left to right.
       color_jitter: largest relative change of brightness, contrast and saturation.
       cutout: side in pixels of a square to blacken (DeVries and Taylor, 2017,
@@ -59,7 +59,8 @@ def augment(
     Args:
       images: uint8 [B, H, W, C]; pixels outside count as 0.
       augmentation: what to do, and how much at most.
-      seed: integers [2]; the same seed gives the same result.
+      seed: integers [2], the second of which is the step; the same seed gives the same
+        result.
       flips: bool [B], which images to mirror; None draws half of them.
       share: which of how many equal shares of a batch the images are: each image then
         gets what it would get in the whole batch.
@@ -84,7 +85,7 @@ def augment(
         if limits.fraction == 1:
             images = _transformed(images, transforms, method)
         else:
-            chosen = _spread(_places(images, share), limits.fraction)
+            chosen = _spread(images, share, seed[1], limits.fraction)
             images = tf.tensor_scatter_nd_update(
                 images,
                 chosen,
@@ -158,12 +159,20 @@ def _places(images: tf.Tensor, share: Share) -> tf.Tensor:
     return tf.cast(share[0], tf.int32) * count + tf.range(count)
 
 
-def _spread(places: tf.Tensor, fraction: float) -> tf.Tensor:
-    """Chooses a fraction of places, evenly spread; their indices, int64 [n, 1]."""
-    before, after = (
-        tf.floor(tf.cast(each, tf.float64) * fraction) for each in (places, places + 1)
+def _spread(
+    images: tf.Tensor, share: Share, step: tf.Tensor, fraction: float
+) -> tf.Tensor:
+    """Chooses a fraction of the images, evenly spread; their indices, int64 [n, 1].
+
+    Each step goes on where the last one ended, as a small batch may have no image of a
+    small fraction.
+    """
+    count, place, step = (
+        tf.cast(each, tf.float64)
+        for each in (tf.shape(images)[0] * share[1], _places(images, share), step)
     )
-    return tf.where(before < after)
+    before = step * count + place
+    return tf.where(tf.floor(before * fraction) < tf.floor((before + 1) * fraction))
 
 
 def _transforms(

@@ -113,6 +113,17 @@ def test_a_fraction_of_the_images_is_moved_as_if_all_were(fraction, moved):
         np.testing.assert_array_equal(own, expected[5 * share :][:5])
 
 
+@pytest.mark.parametrize(("count", "fraction"), [(1, 0.5), (3, 0.3), (8, 0.1)])
+def test_a_fraction_of_small_batches_is_moved(count, fraction):
+    part = Augmentation(shift=2, fraction=fraction)
+    images = squares(count)
+    moved = [
+        (augment(images, part, [1, step]) != images).numpy().any(axis=(1, 2, 3))
+        for step in range(40)
+    ]
+    assert np.sum(moved) == pytest.approx(40 * count * fraction, abs=1)
+
+
 @pytest.mark.parametrize("limits", [{"rotation": 30}, {"shear": 30}])
 def test_rotation_and_shear_keep_the_centre(limits):
     turned = augment(squares(), Augmentation(**limits), [1, 2])
