@@ -19,12 +19,7 @@ Metric = Any  # a MetricFunction, a keras.metrics.Metric or a class of them
 
 
 def accuracy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Whether the class with the largest logit is the label: bool [B].
-
-    Of probabilities, float [B, C], the label is the most probable class.
-    """
-    if labels.dtype.is_floating:
-        labels = tf.argmax(labels, -1)
+    """Whether the class with the largest logit is the label: bool [B]."""
     return tf.argmax(logits, -1) == tf.cast(labels, tf.int64)
 
 
@@ -73,7 +68,13 @@ class MetricSet:
         return [v for metric in self._all.values() for v in metric.variables]
 
     def update(self, labels: tf.Tensor, logits: tf.Tensor, losses: tf.Tensor) -> None:
-        """Adds a batch: labels [B], logits [B, C], losses [B]."""
+        """Adds a batch: labels [B], logits [B, C], losses [B].
+
+        Of labels that are probabilities, [B, C], metrics get the most probable one.
+        """
+        labels = tf.convert_to_tensor(labels)
+        if labels.dtype.is_floating:
+            labels = tf.argmax(labels, -1)
         self._loss.update_state(labels, losses)
         for metric in self._metrics.values():
             metric.update_state(labels, tf.cast(logits, tf.float32))
