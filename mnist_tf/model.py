@@ -380,7 +380,7 @@ def build(
             model = Calibrated(model, temperature)
             model(image)
         for layer in model._flatten_layers():
-            if isinstance(layer, BatchNormalization):
+            if isinstance(layer, (BatchNormalization, HaarTransform)):
                 layer.synchronized = sync_batch_norm
         return model
     except UserError:

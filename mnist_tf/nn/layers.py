@@ -107,15 +107,19 @@ class HaarTransform(keras.layers.Layer):
 
     Nothing here is trained, so training needs no gradient of the coefficients, which
     have the full resolution. Mean and variance are those of the batch in training, from
-    every fourth patch in both directions, else moving averages with `momentum`.
+    every fourth patch in both directions, else moving averages with `momentum`;
+    `synchronized` is that of `BatchNormalization`.
 
     Takes float [B, H, W, C] and returns [B, H - 1, W - 1, 8 * C] in the same dtype: the
     normalised coefficients, then the same with the opposite sign.
     """
 
-    def __init__(self, momentum: float = 0.9, **kwargs: Any) -> None:
+    def __init__(
+        self, momentum: float = 0.9, synchronized: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.momentum = momentum
+        self.synchronized = synchronized
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the moving averages, each [4 * C]."""
@@ -135,7 +139,7 @@ class HaarTransform(keras.layers.Layer):
         if training and self.trainable:  # as in Keras's BatchNormalization
             kernel = tf.cast(self.kernel, inputs.dtype)
             sample = tf.nn.conv2d(inputs, kernel, 4, "VALID")
-            mean, variance = tf.nn.moments(tf.cast(sample, tf.float32), [0, 1, 2])
+            mean, variance = self._moments(tf.cast(sample, tf.float32))
             for average, now in (
                 (self.moving_mean, mean),
                 (self.moving_variance, variance),
@@ -151,6 +155,18 @@ class HaarTransform(keras.layers.Layer):
         bias = tf.concat([mean * -scale, mean * scale], 0)
         outputs = tf.nn.conv2d(inputs, tf.cast(kernel, inputs.dtype), 1, "VALID")
         return tf.nn.bias_add(outputs, tf.cast(bias, inputs.dtype))
+
+    def _moments(self, sample: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Mean and variance, [4 * C], of this replica's batch or of all of them."""
+        mean, variance = tf.nn.moments(sample, [0, 1, 2])
+        context = tf.distribute.get_replica_context()
+        if self.synchronized and context.num_replicas_in_sync > 1:
+            moments = tf.stack([mean, variance + tf.square(mean)])
+            mean, square = tf.unstack(
+                context.all_reduce(tf.distribute.ReduceOp.MEAN, moments)
+            )
+            variance = tf.maximum(square - tf.square(mean), 0.0)
+        return mean, variance
 
 
 class IdentityInitializer(keras.initializers.Initializer):
