@@ -1,5 +1,6 @@
 """Distribution strategies by name, and the checks that all workers train the same."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,8 +54,14 @@ def create(strategy: str, cluster: Cluster | None) -> tf.distribute.Strategy:
             return tf.distribute.MultiWorkerMirroredStrategy(resolver)
     several = len(tf.config.list_physical_devices("GPU")) > 1
     if strategy == "mirrored" or (strategy != "single" and several):
-        return tf.distribute.MirroredStrategy()
+        return _mirrored()
     return tf.distribute.get_strategy()
+
+
+@functools.cache
+def _mirrored() -> tf.distribute.Strategy:
+    """One for all runs of a process: another would reuse the names of its messages."""
+    return tf.distribute.MirroredStrategy()
 
 
 def check_settings(workers: Workers, config: Config) -> None:
