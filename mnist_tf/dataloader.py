@@ -6,7 +6,7 @@ the step, so a run can resume at any step and sees the batches it would have see
 
 import mmap
 from collections.abc import Callable
-from typing import cast
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -170,14 +170,18 @@ def _gatherer(images: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
         # In memory once, as bytes. Converting a view would copy them once more.
         all_images = _with_channels(tf.constant(images))
         return lambda rows: tf.gather(all_images, rows)
-    mapped, size = cast(mmap.mmap, images.base), images[0].nbytes
-    first = images.offset % mmap.ALLOCATIONGRANULARITY  # where the rows begin in it
+    mapped: Any = images.base
+    while not isinstance(mapped, mmap.mmap):  # but a memmap, of which this is a slice
+        mapped = mapped.base
+    # Where the rows begin in it.
+    first = images.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
+    size, stride = images[:1].nbytes, images.strides[0]
     mapped.madvise(mmap.MADV_RANDOM)  # what lies beside a row is not needed
 
     def read(rows: np.ndarray) -> np.ndarray:
         # Asks for all rows at once, so that the disk reads them in parallel.
         for row in rows.tolist():
-            start = first + row * size
+            start = first + row * stride
             begin = start - start % mmap.PAGESIZE
             mapped.madvise(mmap.MADV_WILLNEED, begin, start - begin + size)
         return images[rows]

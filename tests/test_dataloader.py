@@ -165,6 +165,16 @@ def test_mapped_images_give_the_same_batches(mapped, indices):
     )
 
 
+def test_a_slice_of_mapped_images_gives_the_same_batches(mapped):
+    images, on_disk, labels = mapped
+    for part in (slice(40, 200), slice(250, 50, -2)):
+        settings = {"batch_size": 16, "seed": 1, "stop": 5}
+        assert_same_batches(
+            training_batches(images[part], labels[part], **settings),
+            training_batches(on_disk[part], labels[part], **settings),
+        )
+
+
 def test_mixed_batches_have_soft_labels_and_differ_at_each_step():
     images, labels = np.full((10, 4, 4), 90, np.uint8), np.arange(10)
     settings = {"batch_size": 10, "seed": 1, "mixup_alpha": 1.0, "num_classes": 10}
