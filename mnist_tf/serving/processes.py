@@ -80,8 +80,10 @@ def run(
     on_start()
     while processes:
         process, _ = os.wait()
-        multiprocess.mark_process_dead(process)
+        if process not in processes:
+            continue  # one that was here before, or an orphan that init would get
         index = processes.pop(process)
+        multiprocess.mark_process_dead(process)
         if not stopping:
             say(f"process {process} ended unexpectedly; starting another")
             time.sleep(_RESTART_SECONDS)

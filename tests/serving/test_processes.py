@@ -81,6 +81,38 @@ def test_a_process_that_is_killed_is_replaced(server):
     assert metric(server.url, "mnist_tf_batch_images_sum") == 30
 
 
+def test_the_end_of_a_process_that_is_none_of_them_changes_nothing(tmp_path):
+    # As that of an orphan, where the server is the first process of a container.
+    code = """
+        import os, subprocess, sys, time
+        from mnist_tf.serving import processes
+
+        other = subprocess.Popen(["sleep", "0.5"])
+
+        def serve(started):
+            started()
+            time.sleep(60)
+
+        def watch():
+            if not os.fork():
+                time.sleep(1.5)
+                os.kill(os.getppid(), 15)
+                os._exit(0)
+
+        sys.exit(processes.run(2, serve, watch, lambda: print("draining")))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert (done.returncode, done.stdout) == (0, "draining\n"), done.stderr
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_all_processes(server, signum):
     processes = children(server)
