@@ -310,12 +310,18 @@ def test_early_stopping_ends_the_run_and_says_so(run, capsys):
     assert "stopped early: no improvement over epoch" in capsys.readouterr().err
 
 
-def test_resuming_a_run_that_stopped_early_does_not_train_on(run):
+def test_resuming_a_run_that_stopped_early_does_not_train_on(run, capsys):
     settings = {"epochs": 9, "early_stopping": 2, "learning_rate": 1e-12}
     stopped = run(**settings, schedule="constant")
     resumed = run(**settings, schedule="constant", resume=True)
     assert resumed.metrics["steps"] == stopped.metrics["steps"]
     assert not differ(stopped.model.get_weights(), resumed.model.get_weights())
+    capsys.readouterr()
+    epochs = stopped.metrics["epochs"]
+    run(**{**settings, "epochs": epochs}, schedule="constant", resume=True)
+    told = capsys.readouterr().err
+    assert "the run is complete" in told
+    assert "stopped early" not in told
 
 
 def test_an_overwritten_run_keeps_its_checkpoints_until_the_first_new_one(

@@ -104,6 +104,23 @@ def test_the_run_uses_the_given_trainer_class(run, tmp_path):
     assert other.metrics["history"][0]["loss"] > plain.metrics["history"][0]["loss"]
 
 
+@pytest.mark.fault
+def test_a_rollback_to_the_start_resets_callbacks(run):
+    calls = []
+    for action in ("stop", "rollback"):
+        worst = Worst()
+        with pytest.raises(UserError, match="is NaN or infinite"):
+            run(
+                {"extra_callbacks": [worst]},
+                on_nonfinite=action,
+                optimizer="sgd",
+                learning_rate=1e38,
+                log_every=1,
+            )
+        calls.append(worst.calls)
+    assert calls[0] == calls[1] > 0
+
+
 def test_extra_callbacks_see_all_metrics_and_continue_on_resume(run, tmp_path):
     whole, first, resumed = Worst(), Worst(), Worst()
     seen = []

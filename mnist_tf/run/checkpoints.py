@@ -53,12 +53,14 @@ class CheckpointManager:
         self.log_name = ""
         self.events: list[dict[str, Any]] = []
         found = find(folder)
-        # Those of a run that is overwritten stay until the first one of this run.
+        # Those of a run that is overwritten, and those that are damaged, stay until the
+        # first one of this run.
         self._stale = [] if resume else found
         if resume is True or (resume and found):
             arrays, record, damaged = load(folder)
-            for sentence in damaged:
+            for sentence in damaged.values():
                 say(f"warning: {sentence}; using the one before")
+            self._stale = [*damaged]
             self.latest = arrays, record
             self.log_name = record["log_name"]
             self.events = record["description"]["events"]
@@ -163,24 +165,26 @@ def find(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.npz"), reverse=True)
 
 
-def load(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]]:
+def load(
+    folder: Path,
+) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[Path, str]]:
     """Reads the latest checkpoint that is not damaged.
 
     Returns:
-      Its arrays, its record, and an error message for each later one.
+      Its arrays, its record, and an error message for each later one, by its path.
 
     Raises:
       UserError: there is none, or all are damaged.
     """
-    damaged: list[str] = []
+    damaged: dict[Path, str] = {}
     for path in find(folder):
         try:
             return *_read(path), damaged
         except UserError as error:
-            damaged.append(str(error))
+            damaged[path] = str(error)
     if damaged:
         raise UserError(
-            f"--resume: no checkpoint can be read: {'; '.join(damaged)}; use "
+            f"--resume: no checkpoint can be read: {'; '.join(damaged.values())}; use "
             "--overwrite to start afresh"
         )
     raise UserError(f"--resume: {folder} holds no checkpoint; omit --resume")

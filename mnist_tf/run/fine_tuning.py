@@ -8,8 +8,9 @@ from typing import Any
 
 import keras
 
-from mnist_tf import artifact
-from mnist_tf.errors import UserError, say
+from mnist_tf import artifact, data
+from mnist_tf.config import Config
+from mnist_tf.errors import UserError, say, warn
 
 
 def initialize(
@@ -61,6 +62,30 @@ def initialize(
         "weights_sha256": source.description.get("weights_sha256"),
         "weights_taken": taken,
     }
+
+
+def warn_if_seen(
+    model_dir: str | os.PathLike, config: Config, dataset: data.Dataset
+) -> None:
+    """Warns if the model was trained on images that this run holds out.
+
+    Args:
+      model_dir: the model to start from.
+      config: the settings of the run.
+      dataset: its data set.
+    """
+    source = artifact.read(model_dir)
+    split, used = (
+        (each.seed, each.validation_split) for each in (config, source.config)
+    )
+    same_data = source.description["dataset"].get("sha256") == dataset.sha256
+    own_split = "validation" in dataset.splits
+    if same_data and not own_split and config.validation_split and split != used:
+        warn(
+            f"--init_from={model_dir}: that model was trained on images that are for "
+            "validation here, so their figures will be too good; use its --seed="
+            f"{used[0]} --validation_split={used[1]}"
+        )
 
 
 def freeze_all_but_head(model: keras.Model) -> None:

@@ -1,5 +1,6 @@
 """Trains a run to its end, with callbacks, checkpoints, signals and rollbacks."""
 
+import copy
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,9 @@ def train(
     """Trains to the end; returns the trainer and the content of config.json."""
     config, images = parts.config, parts.dataset.train_images
     init_from = None
+    # For a rollback to a step before the first checkpoint.
+    stateful: list[Any] = [each for each in extra_callbacks if hasattr(each, "state")]
+    fresh = [copy.deepcopy(each.state()) for each in stateful]
     while True:
         rate = config.learning_rate * _ROLLBACK_FACTOR**manager.rollbacks
         trainer = parts.build_trainer(rate)
@@ -47,6 +51,7 @@ def train(
             init_from = fine_tuning.initialize(
                 trainer.model, parts.dataset.labels, config.init_from
             )
+            fine_tuning.warn_if_seen(config.init_from, config, parts.dataset)
         started_from = (init_from or {}).get("weights_sha256") or ""
         distribution.check_state(parts.workers, init_from=started_from)
         own_batch = config.batch_size // parts.workers.count
@@ -69,6 +74,9 @@ def train(
             if config.on_nonfinite == "stop" or manager.rollbacks == _MAX_ROLLBACKS:
                 raise
             step = manager.latest[1]["step"] if manager.latest else 0
+            if not manager.latest:
+                for callback, state in zip(stateful, fresh, strict=True):
+                    callback.restore(state)
             rate *= _ROLLBACK_FACTOR
             manager.events.append(
                 {"step": step, "event": "rollback", "learning_rate": rate}
@@ -141,7 +149,7 @@ def _fit(
             save()
             where = f"saved at step {trainer.step} of {parts.steps}"
             raise Interrupted(signum, f"{where}; continue with --resume")
-    if trainer.stopped:
+    if trainer.stopped and len(trainer.history) < config.epochs:
         say(f"stopped early: {trainer.stopped}")
 
 

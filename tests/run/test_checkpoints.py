@@ -23,7 +23,7 @@ def test_arrays_and_record_are_saved_and_loaded(folder):
         np.testing.assert_array_equal(arrays[name], value)
         assert arrays[name].dtype == value.dtype
     assert record["step"] == 10
-    assert damaged == []
+    assert damaged == {}
 
 
 def test_only_the_latest_two_are_kept(folder):
@@ -46,7 +46,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(folder, damage):
     latest.write_bytes(content)
     _, record, damaged = checkpoints.load(folder)
     assert record["step"] == 5
-    (message,) = damaged
+    ((path, message),) = damaged.items()
+    assert path == latest
     assert message.startswith(str(latest))
     assert checkpoints.read_record(folder)["step"] in (5, 10)
 

@@ -1,5 +1,7 @@
 """A network starts from another's weights, and what is frozen stays."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -21,14 +23,14 @@ def make(name="cnn", classes=10):
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
+def source(tmp_path_factory, sample):
     """A model directory, and the network in it."""
     folder = tmp_path_factory.mktemp("source") / "out"
     model = make()
     model.set_weights([weight + 1 for weight in model.get_weights()])
     description = {
         "config": Config(**SETTINGS).to_dict(),
-        "dataset": {"name": "sample", "labels": LABELS},
+        "dataset": {"name": "sample", "labels": LABELS, "sha256": sample.sha256},
         "preprocessing": {
             "method": "digits", "height": 28, "width": 28, "color": "grayscale"
         },
@@ -52,6 +54,28 @@ def test_all_weights_are_taken_whatever_keras_has_counted(source):
         np.testing.assert_array_equal(found, expected)
     assert told["weights_taken"] == len(model.weights)
     assert told["weights_sha256"] == artifact.read(folder).description["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "own", "words"),
+    [
+        ({"seed": 2}, False, "use its --seed=1 --validation_split=0.1"),
+        ({"validation_split": 0.2}, False, "use its --seed=1 --validation_split=0.1"),
+        ({}, False, ""),
+        ({"seed": 2, "validation_split": 0.0}, False, ""),
+        ({"seed": 2}, True, ""),
+    ],
+)
+def test_validation_images_that_the_model_was_trained_on_are_warned_of(
+    source, sample, capsys, settings, own, words
+):
+    folder, _ = source
+    images, labels = sample.split("test")
+    held_out = {"validation_images": images, "validation_labels": labels}
+    dataset = dataclasses.replace(sample, **(held_out if own else {}))
+    fine_tuning.warn_if_seen(folder, Config(**settings), dataset)
+    told = " ".join(capsys.readouterr().err.split())
+    assert (words in told) if words else not told
 
 
 @pytest.mark.parametrize("labels", [tuple("abcdefghij"), tuple("abc")])

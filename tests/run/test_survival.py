@@ -201,7 +201,7 @@ class TestNoSpace:
             ["bash", "-c", line], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
         assert done.returncode == 0
-        assert "warning: using the 5,000 digits" in done.stdout
+        assert "warning: using only the 5,000 digits" in done.stdout
 
 
 @pytest.mark.fault
@@ -228,6 +228,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, call, l
     assert code == 0, text
     assert f"warning: {latest}" in text
     assert "using the one before" in text
+    assert all(path.stat().st_size for path in found(tmp_path))
     repeated = checkpoints.load(tmp_path / "out" / "checkpoints")[0]
     for name, value in whole.items():
         np.testing.assert_array_equal(repeated[name], value)
