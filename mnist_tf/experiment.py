@@ -106,6 +106,7 @@ def run(
         overwrite=config.overwrite,
         publish=config.publish,
         data_dir=config.data_dir,
+        cache_dir=config.cache_dir,
     )
     with contextlib.ExitStack() as stack:
         workers = stack.enter_context(cluster.joined(found, config.cluster_timeout))
@@ -178,7 +179,7 @@ def _run(parts: Parts, extra_callbacks: Sequence[Callback]) -> Result | None:
         version = publishing.publish(
             model_dir, config.publish, config.keep, again=False
         )
-        say(f"published {Path(config.publish) / str(version)}")
+        say(f"published as {Path(config.publish) / str(version)}")
     tensorboard.log_final(log_dir, metrics)
     split = next(iter(predictions), "validation")
     found = parts.find_mistakes(split, predictions.get(split))

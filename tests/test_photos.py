@@ -91,14 +91,14 @@ def predictor(folder, trained):
 def test_the_summary_says_what_was_read_and_how(trained):
     lines = dict(line.split(maxsplit=1) for line in trained.stdout.splitlines())
     expected = (
-        "custom (shapes): 96 train, 12 validation, 12 test; 1 damaged file left out"
+        "custom (shapes): 96 train, 12 validation, 12 test; 1 damaged file skipped"
     )
     assert lines["data"] == expected
     assert lines["input"] == "24x24 in colour, photos (crop)"
 
 
 def test_a_damaged_picture_is_named(trained):
-    assert "left out 1 image file: shapes/red bar/damaged.jpg must be" in " ".join(
+    assert "skipped 1 image file: shapes/red bar/damaged.jpg must be" in " ".join(
         trained.stderr.split()
     )
 
@@ -128,10 +128,22 @@ def test_evaluate_warns_if_the_folder_has_changed(folder, trained, tmp_path):
     (tmp_path / "shapes" / "red bar" / "damaged.jpg").unlink()
     done = ok(tmp_path, "--split=test", name="evaluate")
     line = "warning: shapes has changed since the model was trained on it; an image of"
-    assert line not in " ".join(done.stderr.split())  # the file was left out
+    assert line not in " ".join(done.stderr.split())  # the file was skipped
     shutil.copy(tmp_path / "shapes/red bar/1.jpg", tmp_path / "shapes/red bar/new.jpg")
     done = ok(tmp_path, "--split=test", name="evaluate")
     assert line in " ".join(done.stderr.split())
+
+
+def test_from_another_folder_the_data_must_be_given(folder, trained, tmp_path):
+    out = folder / "out"
+    command = [sys.executable, "-m", "mnist_tf", "evaluate", f"--model_dir={out}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    line = "error: the model was trained on shapes, which is not here; give --data_dir"
+    assert (done.returncode, done.stderr) == (1, f"{line}\n")
+    command += [f"--data_dir={folder / 'shapes'}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_report_names_the_files(folder, trained, tmp_path):

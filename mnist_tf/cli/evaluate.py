@@ -43,6 +43,8 @@ def main(argv: Sequence[str]) -> None:
     with native_output_hidden():
         predictor = Predictor(values["model_dir"], values["runtime"])
         others = _load_others(predictor, values)
+    if values["report"]:
+        _check_apart(values["report"], values["data_dir"], predictor)
     dataset = _load(predictor, values)
     images, labels = dataset.split(values["split"])
     title = f"data     {dataset.name}, {values['split']}, {len(labels):,} images"
@@ -119,6 +121,14 @@ def _checked(values: parsing.Values) -> parsing.Values:
     return {**values, "against": given}
 
 
+def _check_apart(report: str, data_dir: str, predictor: Predictor) -> None:
+    """Rejects a report that the next run would take for a label of its images."""
+    data_dir = data_dir or predictor.artifact.config.data_dir
+    problem = data.problem_among_labels("--report", report, data_dir)
+    if problem:
+        raise UserError(problem)
+
+
 def _load_others(predictor: Predictor, values: parsing.Values) -> dict[str, Predictor]:
     """Loads the models to compare with, and checks that they see the same images."""
     found = {}
@@ -147,13 +157,18 @@ def _load_others(predictor: Predictor, values: parsing.Values) -> dict[str, Pred
 def _load(predictor: Predictor, values: parsing.Values) -> data.Dataset:
     """Loads the data set and checks that it is one for the model."""
     name, data_dir = values["dataset"], values["data_dir"]
+    trained = predictor.artifact.config
     if not name and not data_dir:
-        name, data_dir = predictor.artifact.dataset, predictor.artifact.config.data_dir
+        name, data_dir = predictor.artifact.dataset, trained.data_dir
+        if data_dir and not Path(data_dir).is_dir():
+            raise UserError(
+                f"the model was trained on {data_dir}, which is not here; give "
+                "--data_dir"
+            )
+    # From another folder, a relative one is elsewhere.
+    cache_dir = trained.cache_dir if Path(trained.cache_dir).is_dir() else ""
     dataset = data.load(
-        name or "auto",
-        data_dir,
-        predictor.preprocessing,
-        cache_dir=predictor.artifact.config.cache_dir,
+        name or "auto", data_dir, predictor.preprocessing, cache_dir=cache_dir
     )
     for warning in dataset.warnings():
         warn(warning)

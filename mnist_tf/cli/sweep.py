@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from absl import flags
 
+from mnist_tf import data
 from mnist_tf.cli import parsing
 from mnist_tf.cli.rehearsal import rehearse
 from mnist_tf.config import SETTINGS, Config
@@ -152,6 +153,10 @@ def _checked(values: parsing.Values) -> parsing.Values:
     if values["search"]:
         config = check(lambda: Config(**settings))
         space = check(spaces.parse, values["search"])
+        if config:
+            folder, data_dir = values["sweep_dir"], config.data_dir
+            problem = data.problem_among_labels("--sweep_dir", folder, data_dir)
+            problems += [problem] if problem else []
         if config and space:
             check(spaces.variants, config, space)
             values |= {"space": space, "config": config}

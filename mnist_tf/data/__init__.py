@@ -3,8 +3,8 @@
 from mnist_tf.data.datasets import (
     DATASETS,
     Dataset,
-    has_label_folders,
     load,
+    problem_among_labels,
     read_arrays,
 )
 from mnist_tf.data.labelled import LabelledFiles
@@ -12,6 +12,6 @@ from mnist_tf.data.preprocessing import Preprocessing
 from mnist_tf.data.splits import stratified_split
 
 __all__ = [
-    "DATASETS", "Dataset", "LabelledFiles", "Preprocessing", "has_label_folders",
-    "load", "read_arrays", "stratified_split",
+    "DATASETS", "Dataset", "LabelledFiles", "Preprocessing", "load",
+    "problem_among_labels", "read_arrays", "stratified_split",
 ]  # fmt: skip

@@ -29,7 +29,7 @@ FASHION = (
 
 _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 _NPZ_VALIDATION = ("x_val", "y_val")  # if it has them
-_NAMED = 10  # of the files left out, in the warning
+_NAMED = 10  # of the skipped files, in the warning
 _LABELS_FILE = "labels.txt"
 _MAX_LABELS = 2**16  # more are damage
 _MNIST_SIZES = [60_000, 10_000]
@@ -50,7 +50,7 @@ class Dataset:
       preprocessing: how other pictures become images like these. By default those of
         28x28 with digits as labels are digits, and others photos.
       warning: what the user should know about the choice of the data; "" if nothing.
-      skipped: (path, reason) of image files that are damaged and left out.
+      skipped: (path, reason) of image files that are damaged.
       files: by split, the image file of each image; empty where it is of arrays.
       checksums: SHA-256 of the images by split, where it is known.
 
@@ -96,15 +96,15 @@ class Dataset:
         return getattr(self, f"{name}_images"), getattr(self, f"{name}_labels")
 
     def warnings(self) -> list[str]:
-        """Returns what the user should know, the files that are left out included."""
+        """Returns what the user should know, the files that are skipped included."""
         names = [reason for _, reason in self.skipped[:_NAMED]]
         if more := len(self.skipped) - len(names):
             names.append(f"and {more:,} more")
         files = (
             "1 image file" if len(names) == 1 else f"{len(self.skipped):,} image files"
         )
-        left_out = f"left out {files}: {'; '.join(names)}"
-        return [each for each in (self.warning, left_out if names else "") if each]
+        skipped = f"skipped {files}: {'; '.join(names)}"
+        return [each for each in (self.warning, skipped if names else "") if each]
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -203,7 +203,7 @@ def cifar10(data_dir: str) -> Dataset:
 
 def custom(data_dir: str) -> Dataset | LabelledFiles:
     """Any data in a directory; published data sets are recognised by checksum."""
-    if data_dir and (_has_splits(data_dir) or has_label_folders(data_dir)):
+    if data_dir and (_has_splits(data_dir) or _has_label_folders(data_dir)):
         return labelled.find(Path(data_dir))
     found, names = _read_arrays(data_dir)
     sums = tuple(map(_array_sha256, found))
@@ -221,8 +221,30 @@ def custom(data_dir: str) -> Dataset | LabelledFiles:
     )
 
 
-def has_label_folders(data_dir: str) -> bool:
-    """Returns whether the folders in a directory are the labels of its images."""
+def problem_among_labels(flag: str, folder: str, data_dir: str) -> str:
+    """Returns an error if a folder would be taken for a label of images; "" if not.
+
+    Args:
+      flag: the flag that names the folder to write to.
+      folder: the folder, which need not exist.
+      data_dir: where the images are; "" for nowhere.
+    """
+    directory = Path(data_dir).resolve()
+    if not data_dir or (directory / labelled.CSV).exists():
+        return ""
+    places, others = [directory / split for split in labelled.SPLITS], ""
+    if not _has_splits(data_dir):
+        places = [directory] if _has_label_folders(data_dir) else []
+        others = ", or move the labels into a folder train"
+    if not set(places) & set(Path(folder).resolve().parents):
+        return ""
+    return (
+        f"{flag} {folder} is in --data_dir {data_dir}, where each folder is a label; "
+        f"choose one elsewhere{others}"
+    )
+
+
+def _has_label_folders(data_dir: str) -> bool:
     directory = Path(data_dir)
     return (
         bool(data_dir)

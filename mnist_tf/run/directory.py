@@ -23,6 +23,7 @@ def check(
     overwrite: bool,
     publish: str = "",
     data_dir: str = "",
+    cache_dir: str = "",
 ) -> None:
     """Rejects directories that cannot be written to or hold what would be lost.
 
@@ -38,7 +39,6 @@ def check(
     written = {"--model_dir": model_dir, "--log_dir": log_dir}
     if publish:
         written["--publish"] = publish
-    labels = Path(data_dir).resolve() if data.has_label_folders(data_dir) else None
     for flag, name in written.items():
         folder = Path(name).absolute()
         existing = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
@@ -48,11 +48,11 @@ def check(
             problems.append(f"{flag} {existing} is a file; choose a directory")
         elif not os.access(existing, os.W_OK | os.X_OK):
             problems.append(f"{flag} {existing} is not writable; choose another")
-        elif labels in folder.resolve().parents:
-            problems.append(
-                f"{flag} {name} is in --data_dir {data_dir}, where each folder is a "
-                "label; choose one elsewhere, or move the labels into a folder train"
-            )
+    if cache_dir:
+        written["--cache_dir"] = cache_dir
+    for flag, name in written.items():
+        problems.append(data.problem_among_labels(flag, name, data_dir))
+    problems = list(filter(None, problems))
     if problems:
         raise UserError("; ".join(problems))
     folder = Path(model_dir) / artifact.CHECKPOINTS

@@ -65,6 +65,18 @@ def test_a_wrong_flag_is_an_error(refused, arguments, words):
 
 
 @pytest.mark.fault
+def test_a_report_is_not_written_among_folders_that_are_labels(
+    refused, trained, tmp_path
+):
+    for label in "01":
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        shutil.copy(ROOT / "samples" / "3.png", tmp_path / "pets" / label)
+    out = trained[1] / "out"
+    flags = (f"--model_dir={out}", "--data_dir=pets", "--report=pets/report")
+    assert "--report pets/report is in --data_dir pets" in refused(evaluate, *flags)
+
+
+@pytest.mark.fault
 def test_a_data_set_with_other_labels_is_an_error(refused, trained, tmp_path):
     for split in ("train", "test"):
         for label in ("cat", "dog"):

@@ -50,9 +50,19 @@ def test_nothing_is_written_among_folders_that_are_labels(tmp_path):
     line = f"--model_dir {tmp_path}/out is in --data_dir {tmp_path}, where each folder"
     with pytest.raises(UserError, match=f"^{re.escape(line)}.*; --log_dir .*/logs is"):
         check(tmp_path, data_dir=str(tmp_path))
+    with pytest.raises(UserError, match=f"; --cache_dir {tmp_path}/cache is in"):
+        check(
+            tmp_path / "elsewhere" / "new",
+            data_dir=str(tmp_path),
+            cache_dir=f"{tmp_path}/cache",
+        )
     check(tmp_path / "elsewhere", data_dir=str(tmp_path / "cats"))
     (tmp_path / "train").mkdir()
     check(tmp_path, data_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"is a label; choose one elsewhere(;|$)"):
+        check(tmp_path / "test", data_dir=str(tmp_path))
+    (tmp_path / "labels.csv").write_text("file,label")
+    check(tmp_path / "test", data_dir=str(tmp_path))
 
 
 @pytest.mark.fault

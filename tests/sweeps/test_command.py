@@ -331,6 +331,15 @@ def test_what_only_the_data_tell_is_known_before_the_first_trial(
 
 
 @pytest.mark.fault
+def test_a_sweep_among_folders_that_are_labels_is_refused(refused, tmp_path):
+    for label in ("cats", "dogs"):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+    flags = ("--data_dir=pets", "--sweep_dir=pets/lr")
+    line = refused(sweep, *SEARCH, *flags)
+    assert line.startswith("--sweep_dir pets/lr is in --data_dir pets, where each")
+
+
+@pytest.mark.fault
 @pytest.mark.parametrize("name", ["optuna", "matplotlib"])
 def test_what_is_missing_is_named_with_its_extra(name):
     code = (
