@@ -247,8 +247,10 @@ def _to_batch(array: np.ndarray, preprocessing: Preprocessing) -> np.ndarray | N
     """Views an array of images as [n, H, W] or [n, H, W, 3]; None if it is neither."""
     shape, expected = array.shape, preprocessing.image_shape
     is_batch = array.ndim == 4 or (array.ndim == 3 and shape[1:] == expected)
-    if not is_batch and array.ndim == 3 and shape[-1] not in (1, 3):
-        is_batch = True  # of greyscale images
+    if not is_batch and array.ndim == 3:
+        if shape[-1] in (2, 4):  # with an alpha channel
+            return None
+        is_batch = shape[-1] not in (1, 3)  # but greyscale images
     batch = array if is_batch else array[np.newaxis]
     if batch.ndim == 4 and batch.shape[-1] == 1:
         batch = batch[..., 0]

@@ -145,7 +145,7 @@ def _loose(directory: Path) -> str:
     ]
     if not loose:
         return ""
-    return f"left out {len(loose):,} images without a label, such as {loose[0]}"
+    return f"skipped {len(loose):,} images without a label, such as {loose[0]}"
 
 
 def _is_image(name: str) -> bool:
@@ -258,10 +258,11 @@ def _read_csv(path: Path) -> dict[str, list[tuple[str, str]]]:
             if not label:
                 raise UserError(f"{where} has no label; fill it in or remove the line")
             file = os.path.normpath(path.parent / name)  # ./a.png is a.png
-            if file in lines:
-                first = lines[file]
+            whole = os.path.abspath(file)
+            if whole in lines:
+                first = lines[whole]
                 raise UserError(f"{where} repeats the file {name} of line {first}")
-            lines[file] = rows.line_num
+            lines[whole] = rows.line_num
             found.setdefault(split, []).append((file, label))
     except csv.Error as error:
         raise UserError(f"{path} is damaged ({error})") from error

@@ -95,6 +95,13 @@ class TestArrays:
         array[3, 4] = value
         assert words in refusal(images.from_array, array, "array", DIGITS)
 
+    @pytest.mark.parametrize("channels", [2, 4])
+    def test_an_alpha_channel_is_refused(self, channels):
+        array = np.zeros((20, 30, channels), np.uint8)
+        for preprocessing in (DIGITS, Preprocessing("photo", 8, 8, "rgb")):
+            line = refusal(images.from_array, array, "array", preprocessing)
+            assert line.endswith(f"(got [20, 30, {channels}])")
+
     @pytest.mark.parametrize("preprocess", images.PREPROCESS)
     def test_only_digits_preprocessing_changes_an_array(self, digit, preprocess):
         dark = 255 - digit

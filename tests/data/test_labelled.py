@@ -1,6 +1,7 @@
 """Image files find their labels, or one line says what is wrong."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +105,15 @@ def test_a_wrong_table_is_refused(save, text, words):
 
 
 @pytest.mark.fault
+def test_a_file_is_the_same_however_its_path_is_written(save, monkeypatch):
+    rows = f"1.png,a,train\n{save()}/1.png,a,test\n"
+    (save() / "labels.csv").write_text(f"file,label,split\n{rows}")
+    monkeypatch.chdir(save())
+    line = refusal(labelled.find, Path())
+    assert line == f"labels.csv, line 3 repeats the file {save()}/1.png of line 2"
+
+
+@pytest.mark.fault
 @pytest.mark.parametrize("name", ["val", "valid"])
 def test_validation_of_another_name_is_refused(save, name):
     directory = save(*many("train/a", "train/b", f"{name}/a"))
@@ -154,7 +164,7 @@ def test_hidden_files_are_left_out_and_loose_ones_told(save):
         "/." in name for part in found(directory).values() for name, _ in part
     )
     assert labelled.find(directory).warning == (
-        f"left out 1 images without a label, such as {directory}/train/loose.png"
+        f"skipped 1 images without a label, such as {directory}/train/loose.png"
     )
 
 
