@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,12 @@ def data_differ(runs: Sequence[Run]) -> bool:
     return len(checksums - {None}) > 1
 
 
+def _held_out_differ(runs: Sequence[Run]) -> bool:
+    """Whether the settings may have held out other images for validation."""
+    names = ("seed", "validation_split")
+    return len({tuple(run.settings.get(name) for name in names) for run in runs}) > 1
+
+
 def short_names(runs: Sequence[Run]) -> list[str]:
     """Returns the directories without the parents that all of them share."""
     paths = [run.directory for run in runs]
@@ -133,9 +139,19 @@ def as_table(runs: Sequence[Run], width: int) -> str:
     if differ[0]:
         columns = [_setting_column(*each) for each in _by_name(differ, differ[0])]
         lines = ["settings that differ", *_lines(names, columns, width)]
-    for title, chosen in {"results": metrics, "size and speed": others}.items():
-        columns = [_figure_column(*each) for each in _by_name(measured, chosen)]
-        lines += ["", f"{title} (* is the best)", *_lines(names, columns, width)]
+    best, results = dict(_BEST), "* is the best"
+    if _held_out_differ(runs):
+        best = {name: best[name] for name in best if not name.startswith("validation")}
+        results += "; none in validation, whose images differ by seed and split"
+    for title, chosen in {
+        f"results ({results})": metrics,
+        "size and speed (* is the best)": others,
+    }.items():
+        columns = [
+            _figure_column(name, values, best.get(name))
+            for name, values in _by_name(measured, chosen)
+        ]
+        lines += ["", title, *_lines(names, columns, width)]
     return "\n".join(lines)
 
 
@@ -204,14 +220,16 @@ def _setting_column(name: str, values: Sequence[Any]) -> Column:
     return [upper, lower, *cells]
 
 
-def _figure_column(name: str, values: Sequence[float | None]) -> Column:
+def _figure_column(
+    name: str, values: Sequence[float | None], choose: Callable | None
+) -> Column:
     head = ["", name.replace("images_per_second", "images/s")]
     if name.startswith(("validation_", "test_", "seconds_")):
         head = name.split("_", 1)
     known = [value for value in values if value is not None]
     best = None  # nor is there one among equals
-    if name in _BEST and len(set(known)) > 1:
-        best = _BEST[name](known)
+    if choose and len(set(known)) > 1:
+        best = choose(known)
     form = _FORMATS.get(name, _OTHER)
     cells = ["-" if value is None else form.format(value) for value in values]
     if best is None:

@@ -175,6 +175,16 @@ class TestTable:
             "c                  99       2  1,280    12,346      10.0     11.2",
         ]
 
+    def test_no_validation_is_the_best_where_its_images_differ(self):
+        lines = table(
+            run("a", {"seed": 1}, validation={"accuracy": 0.5}, test={"accuracy": 0.9}),
+            run("b", {"seed": 2}, validation={"accuracy": 0.6}, test={"accuracy": 0.8}),
+        )
+        title = next(line for line in lines if line.startswith("results"))
+        assert "none in validation, whose images differ by seed and split" in title
+        rows = [line.split() for line in lines if "%" in line]
+        assert rows == [["a", "50.00%", "90.00%*"], ["b", "60.00%", "80.00%"]]
+
     def test_it_says_if_no_setting_differs(self):
         lines = table(run("a"), run("b"))
         assert lines[:3] == ["no setting differs", "", "results (* is the best)"]
