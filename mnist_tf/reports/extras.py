@@ -29,5 +29,5 @@ class Extras:
         return {
             "against": [each.as_dict(names) for each in self.comparisons],
             "robustness": [each.as_dict() for each in self.robustness],
-            "outsiders": None if outsiders is None else outsiders.as_dict(),
+            "outsiders": None if outsiders is None else outsiders.as_dict(names),
         }

@@ -58,7 +58,7 @@ class Outsiders:
     pictures: Sequence[np.ndarray]
     typicality: "Typicality | None" = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """Returns the figures as JSON types."""
         return {
             "source": self.source,
@@ -69,6 +69,10 @@ class Outsiders:
             "rejected": [
                 {"target": target, "fraction": fraction}
                 for target, fraction in self.rejected.items()
+            ],
+            "most_confident": [
+                {"index": index, "prediction": names[label], "probability": probability}
+                for index, label, probability in self.most_confident
             ],
         }
 
@@ -96,9 +100,12 @@ def load(source: str, preprocessing: Preprocessing) -> np.ndarray:
         raise UserError(f"{line}, or a directory")
     try:
         names = list(images.find_files([source]))
-    except UserError:
-        return data.load("custom", source, preprocessing).split("test")[0]
-    return np.concatenate([images.read(name, preprocessing) for name in names])
+        return np.concatenate([images.read(name, preprocessing) for name in names])
+    except UserError as error:
+        try:
+            return data.load("custom", source, preprocessing).split("test")[0]
+        except UserError:
+            raise error from None
 
 
 def measure(

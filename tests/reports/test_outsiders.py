@@ -34,6 +34,12 @@ def test_a_directory_in_the_format_of_mnist_is_read(idx_folder, arrays):
     assert (outsiders.load(str(idx_folder), DIGITS) == arrays[2]).all()
 
 
+def test_a_directory_with_a_whole_data_set_in_one_file_is_read(tmp_path, arrays):
+    names = ("x_train", "y_train", "x_test", "y_test")
+    np.savez(tmp_path / "data.npz", **dict(zip(names, arrays, strict=True)))
+    assert (outsiders.load(str(tmp_path), DIGITS) == arrays[2]).all()
+
+
 @pytest.mark.fault
 def test_what_is_neither_is_an_error():
     line = refusal(outsiders.load, "letters", DIGITS)
@@ -86,6 +92,9 @@ def test_a_report_has_both_sections(trained, tmp_path, monkeypatch):
     assert figures["robustness"][0]["accuracy"] == figures["accuracy"]["value"]
     assert figures["outsiders"]["images"] == 50
     assert 0 <= figures["outsiders"]["auroc"] <= 1
+    first, *others = figures["outsiders"]["most_confident"]
+    assert (first["index"] < 50, first["prediction"] in "0123456789") == (True, True)
+    assert all(first["probability"] >= each["probability"] for each in others)
     html = (tmp_path / "report" / "index.html").read_text("utf-8")
     assert 'id="robustness"' in html
     assert 'alt="Outsider ' in html
