@@ -209,8 +209,8 @@ class Config:
         0.99, "adam, adamw, muon: decay rate of the second-moment estimates.",
         TRAINING, limits=FRACTION)
     weight_decay: float = setting(
-        0.004, "adamw, sgd, muon: decoupled weight decay of the kernels.",
-        TRAINING, limits=AT_LEAST_0)
+        0.004, "adamw, sgd, muon: decoupled weight decay of the kernels. muon "
+        "keeps the norm of convolutions constant instead.", TRAINING, limits=AT_LEAST_0)
     global_clipnorm: float = setting(
         0.0, "Clip the gradients to this global norm. 0 does not clip.",
         TRAINING, limits=AT_LEAST_0)
@@ -229,7 +229,8 @@ class Config:
         "them, not only those of each replica.", TRAINING)
     early_stopping: int = setting(
         0, "Stop after this many epochs without improvement of the validation "
-        "accuracy. 0 never stops early.", TRAINING, limits=AT_LEAST_0)
+        "accuracy or, at equal accuracy, loss. 0 never stops early.",
+        TRAINING, limits=AT_LEAST_0)
     restore_best_weights: bool = setting(
         False, "End with the weights of the epoch with the best validation accuracy "
         "instead of the last ones.", TRAINING)

@@ -197,7 +197,7 @@ class Predictor:
             if typicality is not None and typicality < reject_atypical:
                 reason = "not like the training images"
             elif probability < reject_below:
-                reason = f"only {probability:.2f} probable: {label}"
+                reason = f"only {probability:.4f} probable: {label}"
             predictions.append(
                 Prediction(
                     None if reason else label, probability, top, reason, typicality

@@ -120,7 +120,7 @@ def test_a_label_that_is_not_probable_enough_is_withheld(folder):
         else:
             assert (after.label, after.top) == (None, before.top)
             assert after.probability == before.probability
-            probable = f"only {before.probability:.2f} probable: {before.label}"
+            probable = f"only {before.probability:.4f} probable: {before.label}"
             assert after.reason == probable
     assert sum(each.label is None for each in found) == 25
 

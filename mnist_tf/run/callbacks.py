@@ -152,7 +152,8 @@ class Checkpointer:
 class EarlyStopping:
     """Stops training when the validation accuracy no longer improves.
 
-    It waits `patience` epochs for an improvement; 0 never stops.
+    It waits `patience` epochs for an improvement; 0 never stops. At equal accuracy, a
+    lower loss is one.
     """
 
     def __init__(self, trainer: Trainer, patience: int) -> None:
@@ -170,5 +171,5 @@ class EarlyStopping:
         if history and self.patience:
             best = best_epoch(history)
             if history[-1]["epoch"] - best >= self.patience:
-                reason = f"no improvement over epoch {best} for {self.patience} epochs"
-                self.trainer.stop(reason)
+                count = "1 epoch" if self.patience == 1 else f"{self.patience} epochs"
+                self.trainer.stop(f"no improvement over epoch {best} for {count}")

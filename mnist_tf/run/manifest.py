@@ -143,7 +143,7 @@ def summary(
     images = data["images"].items()
     counts = ", ".join(f"{count:,} {split}" for split, count in images if count)
     if data["skipped"]:
-        counts += f"; {_count(data['skipped'], 'damaged file')} left out"
+        counts += f"; {_count(data['skipped'], 'damaged file')} skipped"
     lines = [
         f"data        {metrics['dataset']} ({data['origin']}): {counts}",
         f"input       {_input(description['preprocessing'])}",

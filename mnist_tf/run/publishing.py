@@ -53,6 +53,7 @@ def publish(
             taken = [int(name) for name in names if artifact.is_version(name)]
             newest = artifact.versions(path)[-1:]
             if not again and any(_same(path / str(v), model_dir) for v in newest):
+                _keep_newest(path, keep)
                 return newest[0]
             version = max([int(last.read() or 0), *taken]) + 1
             writing = path / _WRITING
@@ -69,8 +70,7 @@ def publish(
             finally:
                 shutil.rmtree(writing, ignore_errors=True)
             artifact.sync(path)
-            for old in artifact.versions(path)[:-keep] if keep else []:
-                _remove(path, old)
+            _keep_newest(path, keep)
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -91,10 +91,12 @@ def _same(version: Path, model_dir: str | os.PathLike) -> bool:
     return False
 
 
-def _remove(path: Path, version: int) -> None:
-    # In one step, for those who look at the same time.
-    os.rename(path / str(version), path / _REMOVED)
-    shutil.rmtree(path / _REMOVED)
+def _keep_newest(path: Path, keep: int) -> None:
+    """Removes all versions but the newest ones; 0 keeps all."""
+    for version in artifact.versions(path)[:-keep] if keep else []:
+        # In one step, for those who look at the same time.
+        os.rename(path / str(version), path / _REMOVED)
+        shutil.rmtree(path / _REMOVED)
 
 
 @contextlib.contextmanager

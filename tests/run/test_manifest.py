@@ -112,7 +112,7 @@ def test_the_summary_tells_of_damaged_files_and_photos():
     lines = manifest.summary(description, metrics, ("out", "logs/run")).splitlines()
     assert lines[:2] == [
         "data        custom (photos): 40 train, 5 validation, 6 test; 1 damaged file "
-        "left out",
+        "skipped",
         "input       64x48 in colour, photos (pad)",
     ]
 

@@ -100,6 +100,9 @@ def test_a_run_that_is_completed_again_publishes_nothing_new(model_dir, tmp_path
     assert publishing.publish(model_dir, tmp_path) == 1
     assert publishing.publish(model_dir, tmp_path, again=False) == 1
     assert artifact.versions(tmp_path) == [1]
+    assert publishing.publish(model_dir, tmp_path) == 2
+    assert publishing.publish(model_dir, tmp_path, keep=1, again=False) == 2
+    assert artifact.versions(tmp_path) == [2]
 
 
 def test_a_version_appears_as_a_whole(model_dir, tmp_path):
@@ -182,7 +185,7 @@ def test_a_command_with_one_path_says_what_it_needs(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: publish needs a model directory and a")
-    assert "(got 1 paths)" in done.stderr
+    assert "(got 1)" in done.stderr
 
 
 @pytest.mark.fault
