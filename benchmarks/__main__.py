@@ -49,7 +49,7 @@ RECIPES = {"fast": 10, "base": 10, "few": 5, "tiny": 5}  # number of seeds
 BEST = {"best": 5}
 PLAIN = {"fast": 5, "base": 5, "few": 5, "tiny": 2, "best": 1}
 FITS = 3
-PEER_ROUNDS, PEER_EPOCHS = 3, 2  # the first epoch of each traces and is not counted
+PEER_ROUNDS, PEER_EPOCHS = 5, 2  # the first epoch of each traces and is not counted
 PREDICTIONS = 15
 SAVE_ROUNDS = 3
 
