@@ -20,7 +20,9 @@ from mnist_tf.errors import UserError
 
 _MAX_HEADER_BYTES = 65_536
 _END_OF_HEADERS = b"\r\n\r\n"
-_UPGRADE = re.compile(rb"(?i)(\r\n)upgrade:")
+# The header with which some clients offer HTTP/2 is hidden, as a server may do.
+_UPGRADE, _X_UPGRADE = re.compile(rb"(?i)(\r\n)upgrade:"), rb"\1x-upgrade:"
+_DIGITS = 18  # of a length, more than that of any body
 _GC_THRESHOLD = 50_000  # allocations between two garbage collections
 _UNREAD_SECONDS = 10.0  # for a client to read its responses
 _LINGER_SECONDS = 1.0  # from an error response to the end of its connection
@@ -43,6 +45,8 @@ def bind_socket(host: str, port: int, shared: bool = False) -> socket.socket:
         if shared:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listening.bind((host, port))
+        if not shared:
+            listening.listen()  # now, so that no other server starts on the port
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
@@ -144,6 +148,8 @@ class _CoalescingTransport:
         self._transport = transport
         self._loop = loop
         self._pending = b""
+        self._written = 0
+        self._watched = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -160,14 +166,30 @@ class _CoalescingTransport:
         self._flush()
         self._transport.close()
         # Closes only once the client has read what is left.
-        if self._transport.get_write_buffer_size():
-            self._loop.call_later(_UNREAD_SECONDS, self._transport.abort)
+        self.watch_reader()
+
+    def watch_reader(self) -> None:
+        """Disconnects a client that stops reading what is left for it."""
+        if not self._watched:
+            self._watched = True
+            self._check_reader(-1)
+
+    def _check_reader(self, before: int) -> None:
+        left = self._transport.get_write_buffer_size()
+        read = self._written - left
+        if not left:
+            self._watched = False
+        elif read <= before:
+            self._transport.abort()
+        else:
+            self._loop.call_later(_UNREAD_SECONDS, self._check_reader, read)
 
     def _flush(self) -> None:
         data, self._pending = self._pending, b""
         # The client may have disconnected.
         if data and not self._transport.is_closing():
             self._transport.write(data)
+            self._written += len(data)
 
 
 class _Protocol(HttpToolsProtocol):
@@ -182,11 +204,12 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         coalescing: Any = _CoalescingTransport(transport, self.loop)
+        self._watch_reader = coalescing.watch_reader
         super().connection_made(coalescing)
         self._timer: asyncio.TimerHandle | None = None
-        self._unread_timer: asyncio.TimerHandle | None = None
         self._unparsed = b""
         self._rejected = False
+        self._last_response = b""  # which waits for the one before it
         self._begin_headers()
         self._start_timer()
         if len(self.connections) > self.max_connections:
@@ -206,21 +229,26 @@ class _Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self._last_response and not self.transport.is_closing():
+            self._close_with(self._last_response)
         if self._unparsed and not self.transport.is_closing():
             self._parse()
             if not self._unparsed:
                 self.transport.resume_reading()
 
     def _parse(self) -> None:
-        while self._unparsed and not self.pipeline and not self._rejected:
-            end = _end_of_one_request(self._unparsed)
-            data, self._unparsed = self._unparsed[:end], self._unparsed[end:]
-            if self._in_headers:
-                self._header_bytes += end
-                data = _without_upgrade(data)
-            super().data_received(data)
-            if self._in_headers and self._header_bytes > _MAX_HEADER_BYTES:
+        data, start = self._unparsed, 0
+        while start < len(data) and not self.pipeline and not self._rejected:
+            end = self._end_of_part(data, start)
+            part, start = data[start:end], end
+            # Those of chunks, and of trailers after the last one, count as well.
+            self._header_bytes += len(part)
+            if not self._in_message:
+                part = _UPGRADE.sub(_X_UPGRADE, part)
+            super().data_received(part)
+            if self._header_bytes > _MAX_HEADER_BYTES:
                 self._reject_headers()
+        self._unparsed = data[start:]
         if self._rejected:
             self._unparsed = b""
         elif self._unparsed:
@@ -231,6 +259,13 @@ class _Protocol(HttpToolsProtocol):
         elif self._waits_for_headers() and not self._timer:
             self._start_timer()
 
+    def _end_of_part(self, data: bytes, start: int) -> int:
+        """Where the headers or the body end that go on at `start`, as far as known."""
+        if self._body_left:
+            return min(start + self._body_left, len(data))
+        end = data.find(_END_OF_HEADERS, start)
+        return end + len(_END_OF_HEADERS) if end >= 0 else len(data)
+
     def _waits_for_headers(self) -> bool:
         """Whether a request has not begun, or what is left of one has no use."""
         return self._in_headers or self.cycle is None or self.cycle.response_complete
@@ -240,13 +275,7 @@ class _Protocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        abort = self.transport.abort
-        self._unread_timer = self.loop.call_later(_UNREAD_SECONDS, abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._unread_timer:
-            self._unread_timer.cancel()
+        self._watch_reader()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -261,13 +290,19 @@ class _Protocol(HttpToolsProtocol):
             # Its header came in parts. uvicorn would take the body for a request.
             self._reject(400, "Upgrade is not supported; send HTTP/1.1 without it")
         else:
+            length = dict(self.headers).get(b"content-length", b"0")
+            self._body_left = int(length[-_DIGITS:]) if length.isdigit() else 0
+            self._in_message, self._header_bytes = True, 0
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._body_left = max(0, self._body_left - len(body))
+        self._header_bytes = 0
         if not self._rejected:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._in_message = False
         if not self._rejected:
             super().on_message_complete()
 
@@ -279,8 +314,8 @@ class _Protocol(HttpToolsProtocol):
         super().shutdown()
 
     def _begin_headers(self) -> None:
-        self._in_headers = True
-        self._header_bytes = 0
+        self._in_headers, self._in_message = True, False
+        self._header_bytes = self._body_left = 0
 
     def _start_timer(self) -> None:
         self._timer = self.loop.call_later(
@@ -310,25 +345,24 @@ class _Protocol(HttpToolsProtocol):
             return
         self._rejected = True
         body = json.dumps({"error": message})
-        self.transport.write(
+        response = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
             f"{headers}connection: close\r\n\r\n{body}".encode()
         )
+        responded = self.cycle is None or self.cycle.response_complete
+        if self._in_message:  # of the request that is read
+            self._close_with(b"" if responded else response)
+            # The application waits for the rest, and is not to respond as well.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        elif responded:
+            self._close_with(response)
+        else:
+            self._last_response = response
+
+    def _close_with(self, response: bytes) -> None:
+        if response:
+            self.transport.write(response)
         # Closed at once, a client that is still sending would miss the response.
         self.loop.call_later(_LINGER_SECONDS, self.transport.close)
-
-
-def _without_upgrade(data: bytes) -> bytes:
-    """Hides the header with which some clients offer HTTP/2, as a server may do."""
-    head, end, rest = data.partition(_END_OF_HEADERS)
-    return _UPGRADE.sub(rb"\1x-upgrade:", head) + end + rest
-
-
-def _end_of_one_request(data: bytes) -> int:
-    """Returns a length of data that holds the end of the headers of one request."""
-    first = data.find(_END_OF_HEADERS)
-    # Few bodies have a carriage return, and finding one byte is much faster.
-    after = data.find(b"\r", first + len(_END_OF_HEADERS))
-    second = data.find(_END_OF_HEADERS, after) if after > 0 else -1
-    return second if second > 0 else len(data)

@@ -148,12 +148,19 @@ class HTTPMiddleware:
       metrics: counts requests.
       log: writes a line per request.
       token: the expected bearer token; "" to accept all requests.
+      closing: whether connections are to end with their next response.
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, log: AccessLog, token: str
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        log: AccessLog,
+        token: str,
+        closing: Callable[[], bool] = lambda: False,
     ) -> None:
         self.app = app
+        self.closing = closing
         self.metrics = metrics
         self.log = log
         self.token = token.encode()
@@ -170,7 +177,9 @@ class HTTPMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *_SECURITY_HEADERS]
+                close = [(b"connection", b"close")] if self.closing() else []
+                headers = message.get("headers", ())
+                message["headers"] = [*headers, *_SECURITY_HEADERS, *close]
             await send(message)
 
         # Makes Starlette's router raise HTTPException instead of responding itself.
@@ -243,9 +252,10 @@ async def _read_body(
       _BodyTooLargeError: its length, or its `content-length`, exceeds `max_bytes`.
       HTTPException: the client disconnected.
     """
-    length = headers.get("content-length", "0")
+    length = headers.get("content-length", "0").lstrip("0")
     parts, size = [], 0
-    too_large = length.isdecimal() and int(length) > max_bytes
+    longer = len(length) > len(str(max_bytes))
+    too_large = longer or (length.isdecimal() and int(length) > max_bytes)
     while not too_large:
         message = await receive()
         if message["type"] == "http.disconnect":

@@ -146,13 +146,19 @@ def parse_upload(body: bytes, content_type: str) -> bytes:
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     files: list[bytearray] = []
+
+    def begin() -> None:
+        if files:
+            raise UserError("the form must have one part, the file (got more)")
+        files.append(bytearray())
+
     try:
         if not boundary:
             raise FormParserError("no boundary")
         parser = MultipartParser(
             boundary,
             {
-                "on_part_begin": lambda: files.append(bytearray()),
+                "on_part_begin": begin,
                 "on_part_data": lambda data, start, end: files[-1].extend(
                     data[start:end]
                 ),
@@ -162,8 +168,8 @@ def parse_upload(body: bytes, content_type: str) -> bytes:
         parser.finalize()
     except FormParserError as error:
         raise UserError(f"the form is damaged ({error})") from error
-    if len(files) != 1:
-        raise UserError(f"the form must have one part, the file (got {len(files)})")
+    if not files:
+        raise UserError("the form must have one part, the file (got none)")
     return bytes(files[0])
 
 

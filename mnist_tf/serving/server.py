@@ -116,8 +116,10 @@ class Server:
         # Parse large bodies and decode image files without blocking the event loop.
         self._pool = concurrent.futures.ThreadPoolExecutor(2, "decoding")
         self._files = {path.name: path for path in _PAGE_DIR.iterdir()}
-        router = Router(self._routes(), lifespan=self._lifespan)
-        self.app: ASGIApp = HTTPMiddleware(router, self.metrics, log, settings.token)
+        router = Router(self._routes(), lifespan=self._lifespan, redirect_slashes=False)
+        self.app: ASGIApp = HTTPMiddleware(
+            router, self.metrics, log, settings.token, lambda: self.draining
+        )
 
     def _routes(self) -> list[Route]:
         def route(method: str, path: str, handler: Handler) -> Route:
@@ -154,7 +156,7 @@ class Server:
         if watching:
             watching.cancel()
         self.batcher.close()
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
 
     async def predict_json(self, request: Request) -> Response:
         """Predicts as TensorFlow Serving does, from `instances` or `inputs`."""
@@ -186,7 +188,9 @@ class Server:
         top_k, preprocess, pixels = requests.parse_parameters(request.query)
         body = request.body
         if request.media_type == _FORM_TYPE:
-            body = requests.parse_upload(body, request.headers["content-type"])
+            kind = request.headers["content-type"]
+            parse = functools.partial(requests.parse_upload, body, kind)
+            body = await self._run(parse, slow=len(body) > _LARGE_BYTES)
         elif request.media_type not in (*_UNKNOWN_TYPES, *openapi.FILE_TYPES):
             raise _unsupported(request.media_type, *openapi.FILE_TYPES, _FORM_TYPE)
         version, predictor = self.model.current  # which another may replace meanwhile

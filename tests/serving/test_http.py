@@ -26,6 +26,7 @@ from tests.serving.conftest import (
 )
 
 HEAD = b"POST /v1/models/mnist:predict HTTP/1.1\r\nhost: x\r\n"
+ENDING = HEAD + b"connection: close\r\n"
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 
 
@@ -59,6 +60,10 @@ def exchange(server, *parts, pause=0.0):
         ([b"hello\r\n\r\n"], "400 Bad Request"),
         ([HEAD + b"content-length: -1\r\n\r\n"], "400 Bad Request"),
         ([HEAD + b"content-length: 1\r\ncontent-length: 2\r\n\r\n"], "400 "),
+        ([ENDING + b"content-length: " + b"0" * 5000 + b"3\r\n\r\n{}{"], "400 "),
+        # Headers after the body.
+        ([CHUNKED, b"0\r\n", *[b"x: " + b"y" * 30_000 + b"\r\n"] * 3], "431 "),
+        ([CHUNKED, b"0\r\nx: ", *[b"y" * 30_000] * 3], "431 "),
     ],
 )
 def test_a_slow_or_malformed_request(server, client, parts, status):
@@ -68,6 +73,30 @@ def test_a_slow_or_malformed_request(server, client, parts, status):
     assert json.loads(found.partition("\r\n\r\n")[2])["error"]
     assert time.monotonic() - start < 5
     assert_healthy(client)
+
+
+def test_the_error_of_a_request_waits_for_the_response_before_it(server):
+    found = exchange(server, b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nhello\r\n\r\n")
+    assert re.findall(r"HTTP/1.1 (\d+)", found) == ["200", "400"]
+
+
+def test_each_request_of_a_connection_may_offer_http_2(server):
+    get = b"GET /healthz HTTP/1.1\r\nhost: x\r\nupgrade: h2c\r\n"
+    close = get + b"connection: close\r\n\r\n"
+    together = exchange(server, (get + b"\r\n") * 2 + close)
+    apart = exchange(server, get + b"\r\n", get + b"\r\n", close, pause=0.1)
+    for found in (together, apart):
+        assert re.findall(r"HTTP/1.1 (\d+)", found) == ["200"] * 3
+
+
+def test_a_body_of_ends_of_headers_is_read_fast(model_dir):
+    with running_server(model_dir) as server:
+        process = psutil.Process(server.pid)
+        before = sum(process.cpu_times()[:2])
+        body = b"\r\n" * 2**22
+        found = httpx.post(f"{server.url}/predict", content=body)
+        assert found.status_code == 400
+        assert sum(process.cpu_times()[:2]) - before < 1
 
 
 @pytest.mark.fault
@@ -203,7 +232,10 @@ class TestShutdown:
             response = httpx.get(f"{server.url}/readyz")
             assert response.status_code == 503
             assert response.headers["retry-after"] == "1"
-            assert httpx.get(f"{server.url}/healthz").status_code == 200
+            response = httpx.get(f"{server.url}/healthz")
+            assert response.status_code == 200
+            # The next request of this client finds another server.
+            assert response.headers["connection"] == "close"
             assert server.wait(timeout=20) == 0
 
     def test_a_second_signal_skips_draining(self, model_dir):

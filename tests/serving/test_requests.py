@@ -125,6 +125,7 @@ REQUESTS = [
     ("POST", "/predict", FORM, 400, "form"),
     ("POST", "/predict", FORM_WITHOUT_PARTS, 400, "form"),
     ("POST", "/predict", LONG_BOUNDARY, 400, "form"),
+    ("POST", "/predict/", {}, 404, "/docs"),
     ("POST", "/predict?top_k=0", {}, 400, "top_k"),
     ("POST", "/predict?top_k=x", {}, 400, "top_k"),
     ("POST", "/predict?preprocess=most", {}, 400, "preprocess"),
@@ -152,6 +153,16 @@ def test_true_beside_the_images_is_allowed(client):
 def test_an_invalid_file(client, fault):
     body, status, words = FILES[fault]
     assert_error(client.post("/predict", content=body), status, words)
+    assert_healthy(client)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("parts", [0, 2])
+def test_a_form_has_one_part(client, parts):
+    part = b'--x\r\ncontent-disposition: form-data; name="a"\r\n\r\n1\r\n'
+    body = part * parts + b"--x--\r\n"
+    found = client.post("/predict", content=body, headers=FORM_WITHOUT_PARTS)
+    assert_error(found, 400, "form")
     assert_healthy(client)
 
 
