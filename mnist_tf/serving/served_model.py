@@ -151,9 +151,9 @@ class ServedModel:
                 self.error = ""  # of a version that is gone
                 self._forget_removed()
                 return False
-            predictor = self.earlier.get(version) or self._load(path)
+            predictor = self._earlier(version, path) or self._load(path)
             self._check_compatible(predictor)
-        except (UserError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 (of damage there are many kinds)
             # The fingerprint stays: a model that is still being copied is tried again.
             if str(error) != self.error:
                 self.error = str(error)
@@ -161,7 +161,8 @@ class ServedModel:
             return False
         self._loaded, self.error = fingerprint, ""
         if self._repository:
-            self.earlier = {self.version: self.predictor}
+            # One that was replaced in its place is gone.
+            self.earlier = {} if version == self.version else dict([self.current])
             self._forget_removed()
         elif predictor.artifact.description == self.predictor.artifact.description:
             return False
@@ -169,6 +170,13 @@ class ServedModel:
             version = self.version + 1
         self.current = (version, predictor)
         return True
+
+    def _earlier(self, version: int, path: Path) -> Predictor | None:
+        """The predictor that is loaded for a version, unless that was replaced."""
+        found = self.earlier.get(version)
+        if found and artifact.read(path).description == found.artifact.description:
+            return found
+        return None
 
     def _newest(self) -> tuple[int, Path]:
         """The version to serve, and where it is."""

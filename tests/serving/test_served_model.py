@@ -118,6 +118,20 @@ def change(folder, edit):
     (folder / "config.json").write_text(json.dumps(config))
 
 
+@pytest.mark.fault
+def test_damage_of_any_kind_changes_nothing(folder, capsys):
+    model = ServedModel(folder)
+    good = (folder / "config.json").read_text()
+    # NumPy has no memory for such an image.
+    change(folder, lambda config: config["preprocessing"].update(height=10**12))
+    assert not model.reload()
+    assert "still serving version 1: " in capsys.readouterr().err
+    assert model.status()["model_version_status"][0]["state"] == "END"
+    (folder / "config.json").write_text(good)
+    assert not model.reload()  # it is the same
+    assert model.error == ""
+
+
 def test_a_new_model_replaces_the_old_one(folder, other, watching, client, digits):
     codes, stop = [], threading.Event()
 

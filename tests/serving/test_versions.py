@@ -41,6 +41,16 @@ def ask(client, digits, version=""):
     return np.array(response.json()["predictions"])
 
 
+def test_a_version_that_is_replaced_in_its_place_is_gone(models, other, tmp_path):
+    model = ServedModel(models)
+    publishing.publish(other, tmp_path / "second")
+    (models / "1").rename(tmp_path / "old")
+    (tmp_path / "second" / "1").rename(models / "1")
+    assert model.reload()
+    assert model.loaded() == {1: model.predictor}
+    assert model.predictor.artifact.config.seed == 2
+
+
 def test_versions_come_and_are_taken_back_without_a_failed_request(
     models, model_dir, other, digits, expected
 ):
