@@ -235,7 +235,11 @@ class ConnectedWorkers(Workers):
         try:
             hello = json.loads(_read_line(connection))
             index, addresses = int(hello["index"]), tuple(hello["addresses"])
-        except (OSError, ValueError, KeyError, TypeError):
+            if not all(isinstance(each, str) for each in addresses):
+                raise ValueError("addresses")
+        except (
+            OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError
+        ):  # fmt: skip
             connection.close()  # no worker of ours
             return
         problem = ""

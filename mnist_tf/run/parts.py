@@ -206,15 +206,18 @@ class Parts:
         if not len(indices):
             return None
         if self.workers.count > 1:
-            shares = np.array_split(indices, self.workers.count)
             return dataloader.evaluation_batches(
-                images, labels, indices=shares[self.workers.index]
+                images, labels, indices=self._share(indices)
             )
         whole = len(indices) == len(labels)  # needs no copy
         batches = dataloader.evaluation_batches(
             images, labels, indices=None if whole else indices
         )
         return self.strategy.experimental_distribute_dataset(batches)
+
+    def _share(self, indices: np.ndarray) -> np.ndarray:
+        """This worker's share of the samples to evaluate, of all classes alike."""
+        return indices[self.workers.index :: self.workers.count]
 
     def find_mistakes(
         self, split: str, predictions: Predictions | None
@@ -225,7 +228,7 @@ class Parts:
         images, labels, indices = self.splits[split]
         names = self.dataset.labels
         return find_mistakes(
-            predictions, images, labels, indices, names, tensorboard.WORST
+            predictions, images, labels, self._share(indices), names, tensorboard.WORST
         )
 
 
