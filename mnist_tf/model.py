@@ -7,6 +7,7 @@ constructor are the settings of the same name. It may be any `keras.Model`; a `N
 also shows its features, which tell typical images from others.
 """
 
+import functools
 import inspect
 import math
 import re
@@ -24,6 +25,7 @@ from mnist_tf.nn.layers import BatchNormalization, HaarTransform, IdentityInitia
 # The middle first. The corners of the square would take nearly as long again and add
 # nothing: 99.42% of 10,000 held-out digits either way (means of 5 seeds).
 _PLUS = ((1, 1), (0, 1), (1, 0), (1, 2), (2, 1))
+_LARGE = 256  # pixels, enough for any network
 _FAST = 0.6  # momentum of averages, which follow the large steps of a short training
 
 
@@ -363,11 +365,17 @@ def build(
     given = {key: value for key, value in settings.items() if key in arguments}
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(PRECISIONS[precision])
+    make = functools.partial(MODELS[name], num_classes=num_classes, **given)
     try:
-        model = MODELS[name](num_classes=num_classes, **given)
+        model = make()
         # A subclassed model gets its variables when it is called.
         image = tf.zeros([1, *image_shape, 1][:4], tf.uint8)
-        outputs = model(image).shape[-1]
+        try:
+            outputs = model(image).shape[-1]
+        except UserError:
+            raise
+        except (ValueError, tf.errors.OpError) as error:
+            raise _refusal(name, make, image_shape, error) from error
         if outputs != num_classes:
             raise UserError(
                 f"--model={name} must have an output for each of the {num_classes} "
@@ -383,21 +391,35 @@ def build(
             if isinstance(layer, (BatchNormalization, HaarTransform)):
                 layer.synchronized = sync_batch_norm
         return model
-    except UserError:
-        raise
-    except (ValueError, tf.errors.OpError) as error:
-        height, width = image_shape[:2]
-        # Keras says first in which layer it was, and prints the reason in bold.
-        lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
-        reasons = [line for line in lines if line and not line.startswith("Exception ")]
-        reason = reasons[0] if reasons else type(error).__name__
-        advice = ", or give fewer --filters" if "filters" in arguments else ""
-        raise UserError(
-            f"--model={name} cannot take images of {width}x{height} pixels ({reason}); "
-            f"make them larger{advice}"
-        ) from error
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def _refusal(
+    name: str,
+    make: Callable[[], keras.Model],
+    image_shape: Sequence[int],
+    error: Exception,
+) -> UserError:
+    """Words the error of a network that was called on an image."""
+    height, width = image_shape[:2]
+    # Keras says first in which layer it was, and prints the reason in bold.
+    lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
+    reasons = [line for line in lines if line and not line.startswith("Exception ")]
+    reason = reasons[0] if reasons else type(error).__name__
+    larger = [max(side, _LARGE) for side in (height, width)]
+    try:
+        make()(tf.zeros([1, *larger, *image_shape[2:], 1][:4], tf.uint8))
+    except (ValueError, tf.errors.OpError):
+        advice = "change its code; --debug shows where it fails"
+    else:
+        advice = "make them larger"
+        if "filters" in inspect.signature(MODELS[name]).parameters:
+            advice += ", or give fewer --filters"
+    return UserError(
+        f"--model={name} cannot take images of {width}x{height} pixels ({reason}); "
+        f"{advice}"
+    )
 
 
 def examine(

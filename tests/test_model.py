@@ -107,8 +107,22 @@ def test_each_network_takes_images_of_any_size_and_colour(name, shape):
 
 @pytest.mark.parametrize("name", ["cnn", "resnet"])
 def test_an_image_too_small_for_the_stages_is_refused(name):
-    with pytest.raises(UserError, match=r"^--model=.* cannot take images of 5x4"):
+    with pytest.raises(
+        UserError, match=r"^--model=.* images of 5x4 .*; make them larg"
+    ):
         build(name, {}, image_shape=(4, 5), num_classes=10)
+
+
+def test_a_fault_of_a_network_is_not_taken_for_images_that_are_too_small(monkeypatch):
+    class Faulty(keras.Model):
+        def __init__(self, num_classes):
+            super().__init__()
+            self.logits = keras.layers.Dense(num_classes, activation="rellu")
+
+    monkeypatch.setitem(MODELS, "faulty", Faulty)
+    with pytest.raises(ValueError, match="rellu") as caught:
+        build("faulty", {}, image_shape=(28, 28), num_classes=10)
+    assert not isinstance(caught.value, UserError)
 
 
 def test_the_residual_network_starts_with_logits_of_0():
@@ -264,4 +278,4 @@ def test_the_reason_is_what_keras_says(other_networks):
     assert "is incompatible with the layer" in line
     assert "Exception encountered" not in line
     assert "\x1b" not in line
-    assert "--filters" not in line
+    assert line.endswith("; change its code; --debug shows where it fails")
