@@ -25,6 +25,9 @@ def accuracy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 METRICS: dict[str, Metric] = {"accuracy": accuracy}
 
+# Names in the history besides those of metrics.
+_TAKEN = ("loss", "epoch", "learning_rate", "images_per_second")
+
 
 class SampleMean(keras.metrics.Metric):
     """The mean of a function's values over all samples seen, summed in float64."""
@@ -56,8 +59,11 @@ class MetricSet:
     """The loss and the other metrics of a run, by name."""
 
     def __init__(self, metrics: Mapping[str, Metric]) -> None:
-        if "loss" in metrics:
-            raise UserError("a metric cannot be called 'loss'; choose another name")
+        for name in metrics:
+            if name in _TAKEN or name.startswith("validation_"):
+                raise UserError(
+                    f"a metric cannot be called {name!r}; choose another name"
+                )
         self._loss = SampleMean("loss", lambda labels, losses: losses)
         self._metrics = {name: _built(name, each) for name, each in metrics.items()}
         self._all = {"loss": self._loss, **self._metrics}
@@ -117,11 +123,17 @@ class MetricSet:
 
 
 def _built(name: str, metric: Metric) -> keras.metrics.Metric:
+    if isinstance(metric, type):
+        metric = metric(name=name)
     if isinstance(metric, keras.metrics.Metric):
+        if not metric.variables:
+            raise UserError(
+                f"the metric {name!r} has no variables before its first update, so a "
+                "run could not be resumed; call its update_state once before, with "
+                "labels [1] and logits [1, C]"
+            )
         metric.reset_state()  # an earlier run may have used it
         return metric
-    if isinstance(metric, type):
-        return metric(name=name)
     if not callable(metric):
         raise UserError(
             f"the metric {name!r} must be a function or a keras.metrics.Metric (got "

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mnist_tf.nn.metrics import METRICS, MetricSet, SampleMean, accuracy
+from tests.conftest import refusal
 
 GENERATOR = np.random.default_rng(2)
 LABELS = GENERATOR.integers(0, 10, 1000)
@@ -138,3 +139,23 @@ def test_an_instance_starts_afresh_in_each_set():
     assert MetricSet(metrics).samples() == 0
     found = updated(MetricSet(metrics), stop=100).results()
     assert found == pytest.approx(expected(100), rel=1e-6)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "name", ["loss", "epoch", "learning_rate", "images_per_second", "validation_loss"]
+)
+def test_a_name_of_the_history_is_refused(name):
+    assert f"a metric cannot be called {name!r}" in refusal(MetricSet, {name: accuracy})
+
+
+@pytest.mark.fault
+def test_a_metric_must_have_its_variables_before_the_first_update():
+    def f1():
+        return keras.metrics.F1Score(average="macro")
+
+    line = refusal(MetricSet, {"f1": f1()})
+    assert "'f1' has no variables before its first update" in line
+    built = f1()
+    built.update_state(tf.one_hot([0], 10), tf.zeros([1, 10]))
+    assert MetricSet({"f1": built}).samples() == 0
