@@ -13,6 +13,7 @@ Another training algorithm is a subclass with another `train_step`.
 
 import bisect
 import contextlib
+import copy
 import dataclasses
 import functools
 import itertools
@@ -360,6 +361,7 @@ class Trainer:
         for index, weights in enumerate(self.best_weights or []):
             arrays[f"best/{index}"] = weights
         states = {name: each.state() for name, each in self._stateful.items()}
+        states = copy.deepcopy(states)  # which the callbacks go on to change
         record = {
             "step": self.step,
             "history": list(self.history),
@@ -445,6 +447,9 @@ class Trainer:
             for index, callback in enumerate(callbacks)
             if hasattr(callback, "state")
         }
+        for name, callback in self._stateful.items():
+            if not hasattr(callback, "restore"):
+                raise UserError(f"the callback {name} has state(), but no restore()")
         missing = self._callback_states.keys() - self._stateful.keys()
         if missing:
             raise UserError(
@@ -452,7 +457,7 @@ class Trainer:
                 "pass the callbacks that the run was started with"
             )
         for name, state in self._callback_states.items():
-            self._stateful[name].restore(state)
+            self._stateful[name].restore(copy.deepcopy(state))
         self._callback_states = {}
 
     def _variables(self) -> dict[str, keras.Variable]:

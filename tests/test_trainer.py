@@ -316,6 +316,19 @@ def test_each_shard_is_normalised_on_its_own():
     assert np.abs(whole - together).max() > 1e-3
 
 
+@pytest.mark.fault
+def test_a_callback_with_a_state_must_restore_it():
+    class Forgetful:
+        def __call__(self, progress):
+            pass
+
+        def state(self):
+            return {}
+
+    with pytest.raises(UserError, match=r"0/Forgetful has state\(\), but no restore"):
+        fit(make_trainer(), callbacks=[Forgetful()])
+
+
 @pytest.mark.parametrize("kind", ["activity_regularizer", "kernel_regularizer"])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_the_regularisation_losses_of_all_shards_count(kind, dtype):

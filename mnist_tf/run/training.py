@@ -41,7 +41,7 @@ def train(
     init_from = None
     # For a rollback to a step before the first checkpoint.
     stateful: list[Any] = [each for each in extra_callbacks if hasattr(each, "state")]
-    fresh = [copy.deepcopy(each.state()) for each in stateful]
+    fresh = copy.deepcopy([each.state() for each in stateful])
     while True:
         rate = config.learning_rate * _ROLLBACK_FACTOR**manager.rollbacks
         trainer = parts.build_trainer(rate)
@@ -76,7 +76,7 @@ def train(
             step = manager.latest[1]["step"] if manager.latest else 0
             if not manager.latest:
                 for callback, state in zip(stateful, fresh, strict=True):
-                    callback.restore(state)
+                    callback.restore(copy.deepcopy(state))
             rate *= _ROLLBACK_FACTOR
             manager.events.append(
                 {"step": step, "event": "rollback", "learning_rate": rate}
