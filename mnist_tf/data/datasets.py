@@ -133,7 +133,7 @@ def load(
       data_dir: directory to read it from; "" uses the default of the data set.
       preprocessing: what images to make of the data; what it leaves open is decided by
         the data.
-      cache_dir: directory for the pixels of image files; "" uses the user's cache.
+      cache_dir: directory for the pixels of image files; "" uses the user's own.
       strict: whether damaged image files are an error.
 
     Raises:
@@ -236,7 +236,8 @@ def problem_among_labels(flag: str, folder: str, data_dir: str) -> str:
     if not _has_splits(data_dir):
         places = [directory] if _has_label_folders(data_dir) else []
         others = ", or move the labels into a folder train"
-    if not set(places) & set(Path(folder).resolve().parents):
+    target = Path(folder).resolve()
+    if not set(places) & {target, *target.parents}:
         return ""
     return (
         f"{flag} {folder} is in --data_dir {data_dir}, where each folder is a label; "

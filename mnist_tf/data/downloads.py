@@ -120,5 +120,5 @@ def _retrieve(file: str, mirrors: Sequence[str], checksum: str, cache: Path) -> 
             errors.append(f"{mirror}: {type(error).__name__}")
     raise UserError(
         f"cannot download {file} ({'; '.join(errors)}); check the network, or give "
-        "--data_dir"
+        "a directory with the data"
     )

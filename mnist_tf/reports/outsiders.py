@@ -1,5 +1,6 @@
 """What a network says of images that belong to none of its classes."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -100,12 +101,20 @@ def load(source: str, preprocessing: Preprocessing) -> np.ndarray:
         raise UserError(f"{line}, or a directory")
     try:
         names = list(images.find_files([source]))
+    except UserError:
+        return _load_custom(source, preprocessing)
+    try:
         return np.concatenate([images.read(name, preprocessing) for name in names])
     except UserError as error:
-        try:
-            return data.load("custom", source, preprocessing).split("test")[0]
-        except UserError:
-            raise error from None
+        if len(names) > 1 or not names[0].endswith(".npz"):
+            raise
+        with contextlib.suppress(UserError):  # it may be a data set
+            return _load_custom(source, preprocessing)
+        raise error from None
+
+
+def _load_custom(source: str, preprocessing: Preprocessing) -> np.ndarray:
+    return data.load("custom", source, preprocessing).split("test")[0]
 
 
 def measure(

@@ -41,6 +41,20 @@ def test_a_directory_with_a_whole_data_set_in_one_file_is_read(tmp_path, arrays)
 
 
 @pytest.mark.fault
+def test_a_damaged_file_is_an_error(tmp_path, arrays, idx_folder):
+    for label in "ab":
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        for index, image in enumerate(arrays[2][:9]):
+            Image.fromarray(image).save(tmp_path / "pets" / label / f"{index}.png")
+    damaged = tmp_path / "pets" / "a" / "bad.png"
+    damaged.write_bytes(b"no image")
+    assert str(damaged) in refusal(outsiders.load, str(tmp_path / "pets"), DIGITS)
+    images = idx_folder / "t10k-images-idx3-ubyte.gz"
+    images.write_bytes(images.read_bytes()[:99])
+    assert str(images) in refusal(outsiders.load, str(idx_folder), DIGITS)
+
+
+@pytest.mark.fault
 def test_what_is_neither_is_an_error():
     line = refusal(outsiders.load, "letters", DIGITS)
     assert "--outsiders must be one of mnist, fashion_mnist" in line

@@ -61,6 +61,11 @@ def test_nothing_is_written_among_folders_that_are_labels(tmp_path):
     check(tmp_path, data_dir=str(tmp_path))
     with pytest.raises(UserError, match=r"is a label; choose one elsewhere(;|$)"):
         check(tmp_path / "test", data_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"^--log_dir .*/test is in --data_dir"):
+        directory.check(
+            f"{tmp_path}/new", f"{tmp_path}/test", resume=False, overwrite=False,
+            data_dir=str(tmp_path),
+        )  # fmt: skip
     (tmp_path / "labels.csv").write_text("file,label")
     check(tmp_path / "test", data_dir=str(tmp_path))
 
