@@ -6,6 +6,7 @@ Copies the project to a new directory, renames the package, leaves out the parts
 you do not want, and makes the first commit. The licence and its notices come along.
 """
 
+import ast
 import dataclasses
 import importlib.util
 import keyword
@@ -232,7 +233,22 @@ def _problem_of_name(name: str) -> str:
     ours = (ROOT / name).exists() or (ROOT / f"{name}.py").exists()
     if ours or importlib.util.find_spec(name):
         return f"--name must not be the name of another module (got {name!r})"
+    if any(_names(path, name) for path in ROOT.glob("[!.]*/**/*.py")):
+        return f"--name must not be a name in the code of the project (got {name!r})"
     return ""
+
+
+def _names(path: Path, name: str) -> bool:
+    """Whether a file has a variable, parameter or function of that name."""
+    text = path.read_text("utf-8")
+    if name not in text:
+        return False
+    tree = ast.parse(text)
+    return any(
+        name in (getattr(node, "id", ""), getattr(node, "arg", ""))
+        or (isinstance(node, ast.FunctionDef | ast.alias) and node.name == name)
+        for node in ast.walk(tree)
+    )
 
 
 def _problem_of_directory(directory: Path | None) -> str:

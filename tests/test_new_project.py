@@ -293,6 +293,7 @@ def refused(directory, *flags, **variables):
         (["--name=numpy"], "must not be the name of another module (got 'numpy')"),
         (["--name=configs"], "must not be the name of another module (got 'configs')"),
         (["--name=train"], "must not be the name of another module (got 'train')"),
+        (["--name=labels"], "must not be a name in the code of the project"),
         (["--name=outliers"], "--name must not match .gitignore (got 'outliers')"),
         (["--name=zoo", "--dir="], "--dir is missing"),
         (["--name=zoo", "--without=srving"], "(got 'srving'; did you mean 'serving'?)"),
