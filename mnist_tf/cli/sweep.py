@@ -200,11 +200,10 @@ def _show(sweep: "Sweep", form: str) -> None:
     if not any(trial.state.is_finished() for trial in sweep.trials()):
         say("no trial has ended yet; look again later")
         return
-    sweep.best()  # there must be one
-    if form == "table":
-        paths += plots.write(sweep)
-        print(f"written: {', '.join(map(str, paths))}")
-    else:
+    if form != "table":
         path = sweep.folder / f"leaderboard.{form}"
         print(path.read_text(encoding="utf-8"), end="")
-        plots.write(sweep)
+    sweep.best()  # there must be one
+    paths += plots.write(sweep)
+    if form == "table":
+        print(f"written: {', '.join(map(str, paths))}")

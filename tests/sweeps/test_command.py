@@ -399,6 +399,9 @@ def test_trials_that_all_failed_are_shown_with_their_reasons(tmp_path, capsys):
     assert "2 failed" in out
     assert "trial 0 failed: the loss is NaN\ntrial 1 failed: ended by SIGSEGV" in out
     assert not (folder / "best.cfg").exists()
+    with pytest.raises(UserError, match="no trial is complete"):
+        sweep.main(["sweep", "--show", f"--sweep_dir={folder}", "--format=csv"])
+    assert "ended by SIGSEGV" in capsys.readouterr().out
 
 
 def test_a_sweep_whose_trials_run_is_shown(tmp_path, capsys):
