@@ -1,4 +1,4 @@
-"""`python -m mnist_tf VERB`, the same as the command `mnist_tf`."""
+"""`python -m mnist_tf COMMAND`, the same as the command `mnist_tf`."""
 
 from mnist_tf.cli.main import main
 

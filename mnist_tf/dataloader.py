@@ -166,13 +166,13 @@ def _untuned(batches: tf.data.Dataset) -> tf.data.Dataset:
 
 def _gatherer(images: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a function from rows, int64 [B], to their images, uint8 [B, H, W, C]."""
-    if not isinstance(images, np.memmap):
+    mapped: Any = images if isinstance(images, np.memmap) else None
+    while not isinstance(mapped, mmap.mmap | None):  # but an array, maybe a slice
+        mapped = mapped.base
+    if mapped is None:
         # In memory once, as bytes. Converting a view would copy them once more.
         all_images = _with_channels(tf.constant(images))
         return lambda rows: tf.gather(all_images, rows)
-    mapped: Any = images.base
-    while not isinstance(mapped, mmap.mmap):  # but a memmap, of which this is a slice
-        mapped = mapped.base
     # Where the rows begin in it.
     first = images.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
     size, stride = images[:1].nbytes, images.strides[0]

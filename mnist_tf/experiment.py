@@ -50,7 +50,7 @@ class Result:
     Attributes:
       model: the trained network as it was evaluated and exported: float32, with
         test-time augmentation and temperature.
-      description: the content of config.json.
+      description: the content of config.json but for the checksums of the model.
       metrics: the content of metrics.json.
       model_dir: the model directory.
       log_dir: the TensorBoard directory of the run.

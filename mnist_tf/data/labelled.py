@@ -145,7 +145,8 @@ def _loose(directory: Path) -> str:
     ]
     if not loose:
         return ""
-    return f"skipped {len(loose):,} images without a label, such as {loose[0]}"
+    images = "1 image" if len(loose) == 1 else f"{len(loose):,} images"
+    return f"skipped {images} without a label, such as {loose[0]}"
 
 
 def _is_image(name: str) -> bool:

@@ -207,5 +207,6 @@ def build_optimizer(
         optimizer = FusedAdam(beta_1=momentum, beta_2=beta_2, **common)
     # There is no reason for biases and the scales of normalisation layers to be small.
     # Keras looks for the pattern in a variable's path, layers included.
-    optimizer.exclude_from_weight_decay(var_names=[r"(^|/)(bias|gamma|beta)(:\d+)?$"])
+    pattern = r"(^|/)(bias|gamma|beta)(/replica_\d+)?(:\d+)?$"
+    optimizer.exclude_from_weight_decay(var_names=[pattern])
     return optimizer

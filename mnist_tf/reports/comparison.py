@@ -115,6 +115,10 @@ def _held_out_differ(runs: Sequence[Run]) -> bool:
     return len({tuple(run.settings.get(name) for name in names) for run in runs}) > 1
 
 
+def _of_validation(name: str) -> bool:
+    return name.startswith("validation_")
+
+
 def short_names(runs: Sequence[Run]) -> list[str]:
     """Returns the directories without the parents that all of them share."""
     paths = [run.directory for run in runs]
@@ -140,9 +144,9 @@ def as_table(runs: Sequence[Run], width: int) -> str:
         columns = [_setting_column(*each) for each in _by_name(differ, differ[0])]
         lines = ["settings that differ", *_lines(names, columns, width)]
     best, results = dict(_BEST), "* is the best"
-    if _held_out_differ(runs):
-        best = {name: best[name] for name in best if not name.startswith("validation")}
-        results += "; none in validation, whose images differ by seed and split"
+    if _held_out_differ(runs) and any(map(_of_validation, metrics)):
+        best = {name: best[name] for name in best if not _of_validation(name)}
+        results += "; none in validation, whose images may differ"
     for title, chosen in {
         f"results ({results})": metrics,
         "size and speed (* is the best)": others,

@@ -59,7 +59,7 @@ class CheckpointManager:
         if resume is True or (resume and found):
             arrays, record, damaged = load(folder)
             for sentence in damaged.values():
-                say(f"warning: {sentence}; using the one before")
+                say(f"warning: {sentence}; using the one before, and replacing it")
             self._stale = [*damaged]
             self.latest = arrays, record
             self.log_name = record["log_name"]

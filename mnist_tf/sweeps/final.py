@@ -56,7 +56,7 @@ def run(sweep: Sweep, seeds: int, workers: int) -> str:
         if running:
             raise UserError(
                 f"--final must wait for trials {', '.join(map(str, running))}, which "
-                "run on another machine; start it again when they have ended"
+                "run on another machine; run it again when they have ended"
             )
         claim = {"trial": best.number, "seeds": list(range(1, seeds + 1))}
         study.set_user_attr(_CLAIM, claim | {"folder": sweep.id})

@@ -164,7 +164,7 @@ def test_hidden_files_are_left_out_and_loose_ones_told(save):
         "/." in name for part in found(directory).values() for name, _ in part
     )
     assert labelled.find(directory).warning == (
-        f"skipped 1 images without a label, such as {directory}/train/loose.png"
+        f"skipped 1 image without a label, such as {directory}/train/loose.png"
     )
 
 
