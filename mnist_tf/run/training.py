@@ -40,7 +40,10 @@ def train(
     config, images = parts.config, parts.dataset.train_images
     init_from = None
     # For a rollback to a step before the first checkpoint.
-    stateful: list[Any] = [each for each in extra_callbacks if hasattr(each, "state")]
+    rolls_back = config.on_nonfinite == "rollback"
+    stateful: list[Any] = [
+        each for each in extra_callbacks if rolls_back and hasattr(each, "state")
+    ]
     fresh = copy.deepcopy([each.state() for each in stateful])
     while True:
         rate = config.learning_rate * _ROLLBACK_FACTOR**manager.rollbacks
