@@ -208,6 +208,7 @@ class _Protocol(HttpToolsProtocol):
         super().connection_made(coalescing)
         self._timer: asyncio.TimerHandle | None = None
         self._unparsed = b""
+        self._tail = b""  # of what was parsed, as headers may end in two pieces
         self._rejected = False
         self._last_response = b""  # which waits for the one before it
         self._begin_headers()
@@ -245,6 +246,7 @@ class _Protocol(HttpToolsProtocol):
             self._header_bytes += len(part)
             if not self._in_message:
                 part = _UPGRADE.sub(_X_UPGRADE, part)
+            self._tail = (self._tail + part[-3:])[-3:]
             super().data_received(part)
             if self._header_bytes > _MAX_HEADER_BYTES:
                 self._reject_headers()
@@ -263,6 +265,9 @@ class _Protocol(HttpToolsProtocol):
         """Where the headers or the body end that go on at `start`, as far as known."""
         if self._body_left:
             return min(start + self._body_left, len(data))
+        begun = (self._tail + data[start : start + 3]).find(_END_OF_HEADERS)
+        if begun >= 0:
+            return start + begun + len(_END_OF_HEADERS) - len(self._tail)
         end = data.find(_END_OF_HEADERS, start)
         return end + len(_END_OF_HEADERS) if end >= 0 else len(data)
 
@@ -281,6 +286,10 @@ class _Protocol(HttpToolsProtocol):
         super().on_message_begin()
         self._begin_headers()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_message:  # else it is a trailer
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._end_headers()
         size = sum(len(name) + len(value) for name, value in self.headers)
@@ -292,8 +301,8 @@ class _Protocol(HttpToolsProtocol):
         else:
             length = dict(self.headers).get(b"content-length", b"0")
             self._body_left = int(length[-_DIGITS:]) if length.isdigit() else 0
+            super().on_headers_complete()  # fails if the URL is not valid
             self._in_message, self._header_bytes = True, 0
-            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._body_left = max(0, self._body_left - len(body))
@@ -351,7 +360,10 @@ class _Protocol(HttpToolsProtocol):
             f"{headers}connection: close\r\n\r\n{body}".encode()
         )
         responded = self.cycle is None or self.cycle.response_complete
-        if self._in_message:  # of the request that is read
+        if self.pipeline:  # what is read waits for the response to another
+            self.pipeline.clear()
+            self._last_response = response
+        elif self._in_message:  # of the request that is read
             self._close_with(b"" if responded else response)
             # The application waits for the rest, and is not to respond as well.
             self.cycle.disconnected = True

@@ -58,6 +58,7 @@ def exchange(server, *parts, pause=0.0):
         ([CHUNKED, *[b"c350\r\n" + b" " * 50_000 + b"\r\n"] * 3, b"0\r\n\r\n"], "413 "),
         ([HEAD + b"content-length: 100001\r\n\r\n"], "413 "),
         ([b"hello\r\n\r\n"], "400 Bad Request"),
+        ([b"GET http://host HTTP/1.1\r\nhost: x\r\n\r\n"], "400 Bad Request"),
         ([HEAD + b"content-length: -1\r\n\r\n"], "400 Bad Request"),
         ([HEAD + b"content-length: 1\r\ncontent-length: 2\r\n\r\n"], "400 "),
         ([ENDING + b"content-length: " + b"0" * 5000 + b"3\r\n\r\n{}{"], "400 "),
@@ -75,9 +76,28 @@ def test_a_slow_or_malformed_request(server, client, parts, status):
     assert_healthy(client)
 
 
-def test_the_error_of_a_request_waits_for_the_response_before_it(server):
-    found = exchange(server, b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nhello\r\n\r\n")
+@pytest.mark.parametrize("bad", [b"hello", b"GET http://host HTTP/1.1\r\nhost: x"])
+def test_the_error_of_a_request_waits_for_the_response_before_it(server, bad):
+    get = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+    found = exchange(server, get + bad + b"\r\n\r\n")
     assert re.findall(r"HTTP/1.1 (\d+)", found) == ["200", "400"]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4])
+def test_headers_may_end_in_two_pieces(server, cut):
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 13\r\n\r\n"
+    get = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    rest = head[-cut:] + b"a\r\nupgrade: x" + get
+    found = exchange(server, head[:-cut], rest, pause=0.1)
+    assert re.findall(r"HTTP/1.1 (\d+)", found) == ["400", "200"]
+
+
+def test_a_trailer_is_no_header(server):
+    body = instances(BLANK)
+    request = ENDING + b"content-type: application/json\r\ntransfer-encoding: chunked"
+    request += f"\r\n\r\n{len(body):x}\r\n".encode() + body
+    request += b"\r\n0\r\ncontent-type: image/png\r\n\r\n"
+    assert exchange(server, request).startswith("HTTP/1.1 200 ")
 
 
 def test_each_request_of_a_connection_may_offer_http_2(server):
