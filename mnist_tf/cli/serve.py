@@ -130,7 +130,7 @@ def _define(values: flags.FlagValues) -> None:
         "watch", False, "Load a new model as soon as there is one in --model_dir.",
         **mine)
     flags.DEFINE_integer(
-        "version", 0, "Version to serve if --model_dir is a directory of versions; 0 "
+        "version", 0, "Version to serve if the model directory holds versions; 0 "
         "serves the newest.", 0, **mine)
     flags.DEFINE_enum(
         "log_format", "text", ["text", "json", "none"], "Format of the access log.",

@@ -85,7 +85,7 @@ def test_the_others_do_not_wait_for_a_worker_that_never_came(tmp_path, killed):
         (("--workers=0", "--", "train"), "--workers must be "),
         (
             ("--works=2", "--", "train"),
-            "--works is not a flag of this command; did you",
+            "--works is not a flag of this command (did you",
         ),
     ],
 )

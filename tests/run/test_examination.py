@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnist_tf.model import TestTimeAugmented, build
+from mnist_tf import model
+from mnist_tf.model import build
 from mnist_tf.run import examination
 from mnist_tf.run.examination import Examination
 
@@ -77,7 +78,7 @@ def test_images_in_colour_are_examined():
 
 
 def test_test_time_augmentation_is_for_what_is_fitted_to_predictions(network):
-    augmented = TestTimeAugmented(network, shift=1, flip=True)
+    augmented = model.TestTimeAugmented(network, shift=1, flip=True)
     alone = {"train": SPLITS["train"]}
     one_view = examination.examine(network, alone, 1)["train"]
     views = examination.examine(augmented, alone, 1)["train"]
