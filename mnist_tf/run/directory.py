@@ -48,11 +48,12 @@ def check(
             problems.append(f"{flag} {existing} is a file; choose a directory")
         elif not os.access(existing, os.W_OK | os.X_OK):
             problems.append(f"{flag} {existing} is not writable; choose another")
-    if cache_dir:
-        written["--cache_dir"] = cache_dir
-    for flag, name in written.items():
-        problems.append(data.problem_among_labels(flag, name, data_dir))
-    problems = list(filter(None, problems))
+    among = (
+        data.problem_among_labels(flag, name, data_dir)
+        for flag, name in [*written.items(), ("--cache_dir", cache_dir)]
+        if name
+    )
+    problems += filter(None, among)
     if problems:
         raise UserError("; ".join(problems))
     folder = Path(model_dir) / artifact.CHECKPOINTS

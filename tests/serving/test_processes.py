@@ -44,6 +44,19 @@ def requests(server, process):
     return sum(each.laddr.port == port and bool(each.raddr) for each in connections)
 
 
+def ended(code, folder):
+    """Runs Python code that starts processes; returns its exit code and output."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
 @pytest.fixture
 def server(model_dir):
     with running_server(model_dir, "--workers=2", "--log_format=none") as server:
@@ -101,16 +114,7 @@ def test_the_end_of_a_process_that_is_none_of_them_changes_nothing(tmp_path):
 
         sys.exit(processes.run(2, serve, watch, lambda: print("draining")))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
-    assert (done.returncode, done.stdout) == (0, "draining\n"), done.stderr
-    assert done.stderr == ""
+    assert ended(code, tmp_path) == (0, "draining\n", "")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -141,15 +145,8 @@ def test_a_signal_right_after_the_start_of_a_process_ends_it_too(tmp_path):
         sleep = lambda started: time.sleep(60)
         sys.exit(processes.run(2, sleep, lambda: None, lambda: print("draining")))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
-    assert (done.returncode, done.stdout) == (0, "draining\n"), done.stderr
+    code, out, err = ended(code, tmp_path)
+    assert (code, out) == (0, "draining\n"), err
 
 
 def test_processes_end_with_the_first_one(server):
