@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 History = Sequence[Mapping[str, float]]
@@ -14,6 +15,13 @@ _STYLES = ("-", "--", ":", "-.")  # the next after each ten colours
 _LEGEND_WIDTH = 110  # characters that fit on a line below the panels
 _KEY_WIDTH = 7  # of them for the line before a name
 _MOST_DOTS = 30  # epochs; more dots would only thicken the line
+
+
+def mark_epochs(axes: "Axes") -> None:
+    """Has the horizontal axis show whole epochs, however few there are."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
 
 
 def draw(histories: Mapping[str, History]) -> "Figure":
@@ -29,7 +37,7 @@ def draw(histories: Mapping[str, History]) -> "Figure":
       ModuleNotFoundError: matplotlib is not installed.
     """
     from matplotlib.figure import Figure  # here, because all else works without
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import PercentFormatter
 
     rows = [row for history in histories.values() for row in history]
     validated = any("validation_loss" in row for row in rows)
@@ -58,7 +66,7 @@ def draw(histories: Mapping[str, History]) -> "Figure":
                 )
     for axes in panels[1]:
         axes.set_xlabel("epoch")
-    panels[1, 0].xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    mark_epochs(panels[1, 0])
     panels[1, 0].yaxis.set_major_formatter(PercentFormatter(1))
     figure.align_ylabels()
     lines = panels[0, 0].lines

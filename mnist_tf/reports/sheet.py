@@ -84,7 +84,7 @@ def _figures(metrics: Mapping[str, Any]) -> str:
 def _draw_curves(
     axes: "Axes", history: Sequence[Mapping[str, float]], metric: str
 ) -> None:
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import PercentFormatter
 
     styles = {
         "": ("training", PAPER.quiet),
@@ -104,7 +104,7 @@ def _draw_curves(
             )
     axes.set_ylabel(metric)
     axes.grid(color=PAPER.line, linewidth=0.6)
-    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    curves.mark_epochs(axes)
     if metric == "loss":
         axes.tick_params(labelbottom=False)
         axes.legend(frameon=False, fontsize=9, labelcolor=PAPER.ink)
